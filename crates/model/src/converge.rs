@@ -1,0 +1,144 @@
+//! The loop that brings every task to the transition's target (`klp_try_complete_transition`).
+
+use crate::{Look, Standing, UniverseId, Verdict};
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// One reading of the list of tasks.
+#[derive(Debug, Clone)]
+pub struct Listing<T> {
+    /// The tasks, each once.
+    pub tasks: Vec<T>,
+    /// The list is known to name every task that was there (it can miss some while tasks die).
+    pub complete: bool,
+}
+
+/// How a visit ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visit {
+    /// The task was stopped, the verdict given and carried out.
+    Judged(Verdict),
+    /// It ended, or runs no user code: it counts no more.
+    Gone,
+    /// It could not be stopped within the bound that a visit has; try again later.
+    Unstoppable,
+}
+
+/// What to do after a round that left somebody behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// Look again.
+    GoOn,
+    /// Time is up; the transition stays open.
+    Expired,
+}
+
+/// A task that has not moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Busy<T> {
+    /// Which.
+    pub task: T,
+    /// What its last visit said.
+    pub visit: Visit,
+}
+
+/// How [`converge`] ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome<T> {
+    /// Nobody is left outside the target universe.
+    Complete,
+    /// Time ran out; these are left.
+    Expired(Vec<Busy<T>>),
+}
+
+/// Who has tasks that can be stopped and looked at, one at a time.
+pub trait Target {
+    /// Names one task; another task that gets the same number later must differ.
+    type Task: Copy + Eq + Hash;
+    /// What can go wrong beyond a single task.
+    type Error;
+
+    /// Reads the list of tasks, those that share the memory from other processes included.
+    ///
+    /// # Errors
+    /// When the list can't be read, the process being gone for example.
+    fn tasks(&mut self) -> Result<Listing<Self::Task>, Self::Error>;
+
+    /// Stops the task, asks `judge` with what it found, carries the verdict out and lets the task go on.
+    ///
+    /// # Errors
+    /// When the task is in no state that the transition can leave it in.
+    fn visit(
+        &mut self,
+        task: Self::Task,
+        judge: &mut dyn FnMut(Standing, Look) -> Verdict,
+    ) -> Result<Visit, Self::Error>;
+
+    /// Whether another look may find something else: the task has run since its last visit.
+    fn has_run(&mut self, task: Self::Task) -> bool;
+
+    /// Called after each round that left `busy` tasks behind; `settled` have arrived.
+    ///
+    /// # Errors
+    /// When waiting is pointless.
+    fn pause(&mut self, round: u32, settled: usize, busy: usize) -> Result<Pause, Self::Error>;
+}
+
+/// Visits tasks until a whole round over a complete list found every task in `to` already. A task that is there stays
+/// there, and what it creates begins there; a task that was busy before may have created others before it switched
+/// itself, so a round in which one is found settled is not the last. Tasks that come and go meanwhile are looked at,
+/// and do not keep the loop from ending.
+///
+/// # Errors
+/// Whatever the target reports; the transition stays open then.
+pub fn converge<T: Target>(target: &mut T, to: UniverseId) -> Result<Outcome<T::Task>, T::Error> {
+    let mut settled: HashMap<T::Task, u32> = HashMap::new();
+    let mut busy: HashMap<T::Task, Visit> = HashMap::new();
+    let mut round = 0u32;
+    loop {
+        let listing = target.tasks()?;
+        let mut changed = 0usize;
+        let mut left = HashMap::new();
+        for &task in &listing.tasks {
+            if let Some(seen) = settled.get_mut(&task) {
+                *seen = round;
+                continue;
+            }
+            if let Some(last) = busy.get(&task)
+                && !target.has_run(task)
+            {
+                left.insert(task, last.clone());
+                continue;
+            }
+            let mut judge = |standing, look| Verdict::of(standing, look, to);
+            match target.visit(task, &mut judge)? {
+                Visit::Judged(verdict @ (Verdict::Settled | Verdict::Move)) => {
+                    if verdict == Verdict::Move || busy.contains_key(&task) {
+                        changed += 1;
+                    }
+                    settled.insert(task, round);
+                }
+                Visit::Gone => {}
+                other => {
+                    left.insert(task, other);
+                }
+            }
+        }
+        // A number that is not listed any more may come back as another task.
+        settled.retain(|_, seen| *seen == round);
+        busy = left;
+        if changed == 0 && busy.is_empty() && listing.complete {
+            return Ok(Outcome::Complete);
+        }
+        if (!busy.is_empty() || !listing.complete)
+            && target.pause(round, settled.len(), busy.len())? == Pause::Expired
+        {
+            let left = busy
+                .into_iter()
+                .map(|(task, visit)| Busy { task, visit })
+                .collect();
+            return Ok(Outcome::Expired(left));
+        }
+        round = round.wrapping_add(1);
+    }
+}
