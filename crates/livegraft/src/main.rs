@@ -1,2 +1,178 @@
-//! m
-fn main() {}
+//! livegraft: live patching with the consistency model of Linux livepatch. The command line is thin: it reads files,
+//! asks the engine, and shows what came of it.
+#![forbid(unsafe_code)]
+
+mod commands;
+mod failure;
+mod view;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use livegraft_process::{Method, OnTimeout, Options};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Live patching of running processes, one task at a time, never stopping the world.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = "Exit codes: 0 done; 1 refused or failed, target as before; 2 usage; \
+    3 timed out and reversed; 4 timed out and left in transition.")]
+struct Cli {
+    /// Print one JSON document on stdout instead of text, errors included
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a patch file from compiled, hand-written C
+    Pack {
+        /// Object files that hold the patch's code and its KLP_PATCH
+        #[arg(required = true)]
+        objects: Vec<PathBuf>,
+        /// The executable or shared library that runs; once for each object that the patch changes
+        #[arg(long, required = true)]
+        target: Vec<PathBuf>,
+        /// Where to write the patch; its name is the file's name without `.klp`
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Show what is inside a patch file
+    Info {
+        /// The patch file
+        patch: PathBuf,
+    },
+    /// Load a patch into a running process
+    Load {
+        /// The patch file
+        patch: PathBuf,
+        #[command(flatten)]
+        process: ProcessArg,
+        #[command(flatten)]
+        transition: TransitionArgs,
+        /// Insist on one way of redirecting entries
+        #[arg(long, value_enum)]
+        entry: Option<EntryArg>,
+    },
+    /// Take a patch's redirection away again; its memory stays for the next load
+    Unload {
+        /// The patch's name
+        name: String,
+        #[command(flatten)]
+        process: ProcessArg,
+        #[command(flatten)]
+        transition: TransitionArgs,
+    },
+    /// Show patched processes, their patches, entries and the memory that livegraft holds in them
+    List {
+        /// Only this process
+        #[arg(long)]
+        pid: Option<i32>,
+    },
+    /// Show the transition of a process, task by task, with the stack word that blocks
+    Status {
+        #[command(flatten)]
+        process: ProcessArg,
+    },
+    /// Take up a transition that an interrupted or timed out command left open
+    Resume {
+        #[command(flatten)]
+        process: ProcessArg,
+        #[command(flatten)]
+        transition: TransitionArgs,
+    },
+    /// Turn the open transition round: every task goes back to where it came from
+    Reverse {
+        #[command(flatten)]
+        process: ProcessArg,
+        #[command(flatten)]
+        transition: TransitionArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ProcessArg {
+    /// The process
+    #[arg(long)]
+    pid: i32,
+}
+
+#[derive(Debug, Args)]
+struct TransitionArgs {
+    /// How long the transition may take, such as 15s, 200ms, 2m
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    timeout: Duration,
+    /// What happens then: bring every task back, or leave the transition open (`resume` and `reverse` take it up)
+    #[arg(long, value_enum, default_value_t = OnTimeoutArg::Reverse)]
+    on_timeout: OnTimeoutArg,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OnTimeoutArg {
+    Reverse,
+    Leave,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EntryArg {
+    Pun,
+    Swap,
+}
+
+impl TransitionArgs {
+    fn options(&self, entry: Option<EntryArg>) -> Options {
+        Options {
+            timeout: self.timeout,
+            on_timeout: match self.on_timeout {
+                OnTimeoutArg::Reverse => OnTimeout::Reverse,
+                OnTimeoutArg::Leave => OnTimeout::Leave,
+            },
+            entry: entry.map(|entry| match entry {
+                EntryArg::Pun => Method::Pun,
+                EntryArg::Swap => Method::Swap,
+            }),
+        }
+    }
+}
+
+/// `15s`, `200ms`, `2m`, `0.5s`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("`{unit}` is no unit of time; use ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is no duration"))?;
+    Duration::try_from_secs_f64(number * scale).map_err(|_| format!("`{text}` is no duration"))
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        Command::Pack { objects, target, output } => commands::pack(objects, target, output),
+        Command::Info { patch } => commands::info(patch),
+        Command::Load { patch, process, transition, entry } => {
+            commands::load(patch, process.pid, &transition.options(*entry))
+        }
+        Command::Unload { name, process, transition } => {
+            commands::unload(name, process.pid, &transition.options(None))
+        }
+        Command::List { pid } => commands::list(*pid),
+        Command::Status { process } => commands::status(process.pid),
+        Command::Resume { process, transition } => {
+            commands::resume(process.pid, &transition.options(None))
+        }
+        Command::Reverse { process, transition } => {
+            commands::reverse(process.pid, &transition.options(None))
+        }
+    };
+    match outcome {
+        Ok(shown) => shown.print(cli.json),
+        Err(failure) => failure.print(cli.json),
+    }
+}

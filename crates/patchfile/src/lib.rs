@@ -1,6 +1,28 @@
 //! The patch file: an ELF relocatable object in the format of the kernel's livepatch modules.
+//!
+//! [`pack`] makes one from compiled C, [`Patch::parse`] reads it, [`Info`] prints it. Whatever comes from a file is
+//! hostile here: no index, range or size is used before it was checked.
 #![forbid(unsafe_code)]
 
+pub mod clobber;
+mod elf;
+mod error;
+#[cfg(test)]
+mod hostile;
+mod info;
+mod meta;
+mod note;
+mod pack;
 mod patch;
+mod read;
+mod relocation;
+mod resolve;
+mod target;
+mod write;
 
+pub use error::Error;
+pub use info::{FuncInfo, Info, ObjectInfo, SectionInfo};
+pub use pack::{Input, Target, pack};
 pub use patch::*;
+pub use relocation::{relocation_name, relocation_width};
+pub use target::{SymbolKind, TargetElf, TargetSymbol};

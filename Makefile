@@ -1,0 +1,29 @@
+# Each target does all of its own setup: scripts/setup looks for the packages that are needed and installs what is
+# missing (as root), or names the command that does.
+CARGO ?= cargo
+TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: all build setup demo test bench lint
+
+all: build
+
+setup:
+	@scripts/setup
+
+build:
+	$(CARGO) build --release -p livegraft
+
+demo: setup build
+	@$(CARGO) build --quiet --release -p livegraft-scenarios --bin demo
+	@$(TARGET_DIR)/release/demo
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+test: lint build
+	$(CARGO) test --workspace
+
+bench: setup build
+	@$(CARGO) build --quiet --release -p livegraft-scenarios --bin bench
+	@$(TARGET_DIR)/release/bench

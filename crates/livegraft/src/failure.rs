@@ -1,0 +1,65 @@
+//! What went wrong, as one sentence or one JSON document.
+
+use livegraft_patchfile::Error as PatchError;
+use livegraft_process::Error as ProcessError;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Anything that ends a command with exit code 1.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// From the engine.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// From the patch file.
+    #[error("{path}: {source}")]
+    Patch {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: PatchError,
+    },
+    /// From packing.
+    #[error(transparent)]
+    Pack(PatchError),
+    /// A file that can't be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A patch without a usable name.
+    #[error("`{0}` names no patch; call the file NAME.klp")]
+    Name(PathBuf),
+}
+
+impl Failure {
+    /// Wraps what the system said about a file.
+    pub fn file(path: &Path) -> impl FnOnce(io::Error) -> Failure {
+        let path = path.to_owned();
+        move |source| Failure::File { path, source }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Failure::Process(error) => error.kind(),
+            Failure::Patch { .. } => "patch-file",
+            Failure::Pack(_) => "pack",
+            Failure::File { .. } => "file",
+            Failure::Name(_) => "patch-name",
+        }
+    }
+
+    /// Says it, and returns the exit code.
+    pub fn print(&self, json: bool) -> ExitCode {
+        let message = self.to_string();
+        if json {
+            println!("{}", serde_json::json!({"error": {"kind": self.kind(), "message": message}}));
+        }
+        eprintln!("livegraft: {message}");
+        ExitCode::from(1)
+    }
+}

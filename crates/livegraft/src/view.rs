@@ -1,0 +1,436 @@
+//! What commands show: plain structures, one JSON document or text for people. The field names are stable.
+
+use livegraft_model::{Operation, PatchState};
+use livegraft_patchfile::Info;
+use livegraft_process::engine::{Blocked, Ended, Overview, Report, TaskView, TransitionView};
+use serde::Serialize;
+use std::fmt::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The result of a command.
+#[derive(Debug)]
+pub enum Shown {
+    Packed { path: PathBuf, info: Box<Info> },
+    Info(Box<Info>),
+    Transition(Transitioned),
+    NothingOpen { pid: i32 },
+    List(Processes),
+    Status(Status),
+}
+
+#[derive(Debug, Serialize)]
+pub struct Function {
+    name: String,
+    object: Option<String>,
+    entry: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Transitioned {
+    patch: String,
+    pid: i32,
+    result: &'static str,
+    tasks: usize,
+    children: usize,
+    functions: Vec<Function>,
+    transition_us: u128,
+    total_us: u128,
+    stops: u64,
+    longest_stop_us: u128,
+    most_stopped: u64,
+    blocked: Vec<BlockedTask>,
+}
+
+#[derive(Debug, Serialize)]
+struct BlockedTask {
+    tid: i32,
+    name: String,
+    seconds: f64,
+    function: String,
+    address: String,
+    stack: Option<String>,
+    armed: bool,
+}
+
+impl BlockedTask {
+    fn new(blocked: &Blocked) -> BlockedTask {
+        BlockedTask {
+            tid: blocked.tid,
+            name: blocked.name.clone(),
+            seconds: blocked.seconds,
+            function: blocked.function.clone(),
+            address: format!("{:#x}", blocked.address),
+            stack: blocked.stack.map(|address| format!("{address:#x}")),
+            armed: blocked.armed,
+        }
+    }
+}
+
+impl fmt::Display for BlockedTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task {} ({}), {:.1} s: {}", self.tid, self.name, self.seconds, self.function)?;
+        match (&self.stack, self.address.as_str()) {
+            (_, "0x0") => {}
+            (Some(stack), address) => write!(f, ", {address} found on its stack at {stack}")?,
+            (None, address) => write!(f, ", {address} found in a register")?,
+        }
+        if self.armed {
+            write!(f, "; it switches itself at its next call")?;
+        }
+        Ok(())
+    }
+}
+
+impl Transitioned {
+    pub fn new(report: &Report, total: Duration) -> Transitioned {
+        Transitioned {
+            patch: report.patch.clone(),
+            pid: report.pid,
+            result: match report.ended {
+                Ended::Loaded => "loaded",
+                Ended::Unloaded => "unloaded",
+                Ended::Reversed => "reversed",
+                Ended::TimedOut => "timed-out",
+            },
+            tasks: report.tasks,
+            children: report.children,
+            functions: report
+                .functions
+                .iter()
+                .map(|function| Function {
+                    name: function.name.clone(),
+                    object: function.object.clone(),
+                    entry: function.entry,
+                })
+                .collect(),
+            transition_us: report.transition.as_micros(),
+            total_us: total.as_micros(),
+            stops: report.stops,
+            longest_stop_us: report.longest_stop.as_micros(),
+            most_stopped: report.most_stopped,
+            blocked: report.blocked.iter().map(BlockedTask::new).collect(),
+        }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self.result {
+            "reversed" => 3,
+            "timed-out" => 4,
+            _ if !self.blocked.is_empty() => 4,
+            _ => 0,
+        })
+    }
+}
+
+impl fmt::Display for Transitioned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Transitioned { patch, pid, tasks, .. } = self;
+        match self.result {
+            "loaded" => write!(f, "Patch {patch} is loaded into process {pid}: {tasks} tasks run it")?,
+            "unloaded" => {
+                write!(f, "Patch {patch} is unloaded from process {pid}: {tasks} tasks are back")?;
+            }
+            "reversed" => write!(
+                f,
+                "Time ran out; patch {patch} of process {pid} was taken back: {tasks} tasks are where they were"
+            )?,
+            _ => write!(
+                f,
+                "Time ran out; the transition of patch {patch} in process {pid} is open: {tasks} tasks have moved, \
+                 {} have not. `livegraft resume` goes on, `livegraft reverse` takes it back",
+                self.blocked.len()
+            )?,
+        }
+        writeln!(
+            f,
+            " ({:.1} ms, {} stops, the longest {} us, {} at once).",
+            self.transition_us as f64 / 1000.0,
+            self.stops,
+            self.longest_stop_us,
+            self.most_stopped
+        )?;
+        if self.children > 0 {
+            writeln!(f, "  and {} forked children with it", self.children)?;
+        }
+        for Function { name, object, entry } in &self.functions {
+            let object = object.as_deref().map(|object| format!(" ({object})")).unwrap_or_default();
+            writeln!(f, "  {name}{object}: {entry}")?;
+        }
+        for blocked in &self.blocked {
+            writeln!(f, "  {blocked}")?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Processes {
+    pub processes: Vec<Listed>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    pid: i32,
+    name: String,
+    patches: Vec<ListedPatch>,
+    memory: Memory,
+    entries: Vec<Entry>,
+    transition: Option<Transition>,
+}
+
+#[derive(Debug, Serialize)]
+struct ListedPatch {
+    name: String,
+    state: PatchState,
+    functions: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Memory {
+    bytes: u64,
+    mappings: Vec<Mapped>,
+}
+
+#[derive(Debug, Serialize)]
+struct Mapped {
+    start: String,
+    end: String,
+    what: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    function: String,
+    address: String,
+    entry: &'static str,
+    redirected: bool,
+    intact: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Transition {
+    patch: String,
+    operation: Operation,
+    reversed: bool,
+    controller: Option<Controller>,
+}
+
+#[derive(Debug, Serialize)]
+struct Controller {
+    pid: i32,
+    alive: bool,
+}
+
+impl Transition {
+    fn new(view: &TransitionView) -> Transition {
+        Transition {
+            patch: view.patch.clone(),
+            operation: view.operation,
+            reversed: view.reversed,
+            controller: view.controller.map(|(pid, alive)| Controller { pid, alive }),
+        }
+    }
+}
+
+impl fmt::Display for Transition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operation = match self.operation {
+            Operation::Load => "loading",
+            Operation::Unload => "unloading",
+        };
+        write!(f, "{operation} {}{}", self.patch, if self.reversed { ", reversed" } else { "" })?;
+        match &self.controller {
+            Some(Controller { pid, alive: true }) => write!(f, "; livegraft {pid} is at work"),
+            Some(Controller { pid, alive: false }) => {
+                write!(f, "; livegraft {pid} went away, `resume` or `reverse` takes it up")
+            }
+            None => write!(f, "; nobody is at work, `resume` or `reverse` takes it up"),
+        }
+    }
+}
+
+impl Listed {
+    pub fn new(overview: &Overview) -> Listed {
+        let hex = |address: u64| format!("{address:#x}");
+        Listed {
+            pid: overview.pid,
+            name: overview.name.clone(),
+            patches: overview
+                .patches
+                .iter()
+                .map(|patch| ListedPatch {
+                    name: patch.name.clone(),
+                    state: patch.state,
+                    functions: patch.functions.clone(),
+                })
+                .collect(),
+            memory: Memory {
+                bytes: overview.mappings.iter().map(|mapping| mapping.end - mapping.start).sum(),
+                mappings: overview
+                    .mappings
+                    .iter()
+                    .map(|mapping| Mapped {
+                        start: hex(mapping.start),
+                        end: hex(mapping.end),
+                        what: mapping.what,
+                    })
+                    .collect(),
+            },
+            entries: overview
+                .entries
+                .iter()
+                .map(|entry| Entry {
+                    function: entry.function.clone(),
+                    address: hex(entry.address),
+                    entry: entry.entry,
+                    redirected: entry.redirected,
+                    intact: entry.intact,
+                })
+                .collect(),
+            transition: overview.transition.as_ref().map(Transition::new),
+        }
+    }
+}
+
+impl fmt::Display for Processes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.processes.is_empty() {
+            return writeln!(f, "No process has patches.");
+        }
+        for process in &self.processes {
+            writeln!(f, "process {} ({})", process.pid, process.name)?;
+            if process.memory.mappings.is_empty() {
+                writeln!(f, "  livegraft has left nothing in it")?;
+                continue;
+            }
+            if let Some(open) = &process.transition {
+                writeln!(f, "  transition: {open}")?;
+            }
+            for patch in process.patches.iter().rev() {
+                let state = format!("{:?}", patch.state).to_lowercase();
+                writeln!(f, "  patch {}: {state}; {}", patch.name, patch.functions.join(", "))?;
+            }
+            for entry in &process.entries {
+                let state = match (entry.intact, entry.redirected) {
+                    (false, _) => "NOT AS IT SHOULD BE: something else has changed its bytes",
+                    (true, true) => "redirected",
+                    (true, false) => "as in its file",
+                };
+                writeln!(f, "  entry {} at {} ({}): {state}", entry.function, entry.address, entry.entry)?;
+            }
+            writeln!(f, "  memory: {} KiB", process.memory.bytes / 1024)?;
+            for mapping in &process.memory.mappings {
+                writeln!(f, "    {}-{} {}", mapping.start, mapping.end, mapping.what)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Status {
+    pid: i32,
+    transition: Option<Transition>,
+    tasks: Vec<StatusTask>,
+    entries_intact: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct StatusTask {
+    tid: i32,
+    name: String,
+    patch_state: i32,
+    universe: u32,
+    blocked: Option<BlockedTask>,
+}
+
+impl Status {
+    pub fn new(overview: &Overview, tasks: &[TaskView]) -> Status {
+        Status {
+            pid: overview.pid,
+            transition: overview.transition.as_ref().map(Transition::new),
+            tasks: tasks
+                .iter()
+                .map(|task| StatusTask {
+                    tid: task.tid,
+                    name: task.name.clone(),
+                    patch_state: task.patch_state,
+                    universe: task.universe,
+                    blocked: task.blocked.as_ref().map(BlockedTask::new),
+                })
+                .collect(),
+            entries_intact: overview.entries.iter().all(|entry| entry.intact),
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.transition {
+            None => writeln!(
+                f,
+                "process {}: no transition is open; {} tasks in universe {}",
+                self.pid,
+                self.tasks.len(),
+                self.tasks.first().map_or(0, |task| task.universe)
+            )?,
+            Some(open) => {
+                let left = self.tasks.iter().filter(|task| task.blocked.is_some()).count();
+                writeln!(f, "process {}: {open}", self.pid)?;
+                writeln!(f, "  {} tasks have moved, {left} have not", self.tasks.len() - left)?;
+                for blocked in self.tasks.iter().filter_map(|task| task.blocked.as_ref()) {
+                    writeln!(f, "  {blocked}")?;
+                }
+            }
+        }
+        if !self.entries_intact {
+            writeln!(f, "  some entries are not as they should be: see `livegraft list --pid {}`", self.pid)?;
+        }
+        Ok(())
+    }
+}
+
+impl Shown {
+    /// Shows it, and returns the exit code.
+    pub fn print(&self, json: bool) -> ExitCode {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = if json { self.write_json(&mut text) } else { self.write_text(&mut text) };
+        print!("{text}");
+        match self {
+            Shown::Transition(transitioned) => transitioned.exit_code(),
+            _ => ExitCode::SUCCESS,
+        }
+    }
+
+    fn write_text(&self, f: &mut String) -> fmt::Result {
+        match self {
+            Shown::Packed { path, info } => write!(f, "{} is packed.\n{info}", path.display()),
+            Shown::Info(info) => write!(f, "{info}"),
+            Shown::Transition(transitioned) => write!(f, "{transitioned}"),
+            Shown::NothingOpen { pid } => {
+                writeln!(f, "No transition is open in process {pid}; there is nothing to take up.")
+            }
+            Shown::List(list) => write!(f, "{list}"),
+            Shown::Status(status) => write!(f, "{status}"),
+        }
+    }
+
+    fn write_json(&self, f: &mut String) -> fmt::Result {
+        let json = match self {
+            Shown::Packed { path, info } => {
+                Ok(serde_json::json!({"output": path, "patch": info}).to_string())
+            }
+            Shown::Info(info) => serde_json::to_string(info),
+            Shown::Transition(transitioned) => serde_json::to_string(transitioned),
+            Shown::NothingOpen { pid } => {
+                Ok(serde_json::json!({"pid": pid, "result": "nothing-open"}).to_string())
+            }
+            Shown::List(list) => serde_json::to_string(list),
+            Shown::Status(status) => serde_json::to_string(status),
+        };
+        writeln!(f, "{}", json.map_err(|_| fmt::Error)?)
+    }
+}

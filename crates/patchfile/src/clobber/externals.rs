@@ -1,0 +1,118 @@
+//! Functions of the C library: how many arguments they take in general registers, and which never return.
+
+/// How many of rdi, rsi, rdx, rcx, r8, r9 a function surely reads. `None`: not known.
+pub(super) fn arguments(name: &str) -> Option<usize> {
+    Some(match name {
+        "__errno_location"
+        | "__ctype_b_loc"
+        | "__ctype_tolower_loc"
+        | "__ctype_toupper_loc"
+        | "getpid"
+        | "getppid"
+        | "rand"
+        | "random"
+        | "pthread_self"
+        | "fork"
+        | "sched_yield"
+        | "clock" => 0,
+        "free"
+        | "malloc"
+        | "strlen"
+        | "puts"
+        | "printf"
+        | "perror"
+        | "close"
+        | "fclose"
+        | "fflush"
+        | "sleep"
+        | "usleep"
+        | "strdup"
+        | "atoi"
+        | "atol"
+        | "putchar"
+        | "time"
+        | "toupper"
+        | "tolower"
+        | "pthread_mutex_lock"
+        | "pthread_mutex_unlock"
+        | "pthread_mutex_trylock"
+        | "pthread_cond_signal"
+        | "pthread_cond_broadcast"
+        | "sem_post"
+        | "sem_wait"
+        | "_ZdlPv"
+        | "_Znwm"
+        | "_Znam"
+        | "_ZdaPv"
+        | "unlink"
+        | "rewind"
+        | "ftell"
+        | "getenv"
+        | "atof"
+        | "fgetc"
+        | "getc"
+        | "feof"
+        | "ferror"
+        | "fileno"
+        | "rmdir"
+        | "closedir"
+        | "readdir"
+        | "opendir"
+        | "freeaddrinfo"
+        | "__printf_chk"
+        | "gmtime"
+        | "localtime"
+        | "mktime"
+        | "pthread_spin_lock"
+        | "pthread_spin_unlock"
+        | "srand" => 1,
+        "strcmp" | "strcasecmp" | "strcpy" | "strcat" | "strchr" | "strrchr" | "strstr"
+        | "fputs" | "realloc" | "calloc" | "fopen" | "fprintf" | "sprintf" | "fputc" | "putc"
+        | "kill" | "listen" | "shutdown" | "stat" | "fstat" | "lstat" | "gettimeofday"
+        | "clock_gettime" | "nanosleep" | "pthread_join" | "pthread_cond_wait" | "_ZdlPvm"
+        | "munmap" | "rename" | "strndup" | "strtok" | "strspn" | "strcspn" | "sscanf"
+        | "fscanf" | "open" | "fcntl" | "ioctl" | "dup2" | "ungetc" | "stpcpy" | "strpbrk"
+        | "strcoll" | "ftruncate" => 2,
+        "memcpy" | "memmove" | "memset" | "memcmp" | "memchr" | "strncmp" | "strncpy"
+        | "strncat" | "strncasecmp" | "read" | "write" | "lseek" | "snprintf" | "fgets"
+        | "fseek" | "poll" | "strtol" | "strtoul" | "strtoll" | "strtoull" | "connect" | "bind"
+        | "accept" | "socket" | "readv" | "writev" | "sendmsg" | "recvmsg" | "sigaction"
+        | "mprotect" => 3,
+        "fread" | "fwrite" | "qsort" | "send" | "recv" | "setvbuf" | "pread" | "pwrite"
+        | "pread64" | "pwrite64" | "epoll_wait" | "epoll_ctl" | "pthread_create" => 4,
+        "setsockopt" | "getsockopt" => 5,
+        "mmap" | "mmap64" | "sendto" | "recvfrom" => 6,
+        _ => return None,
+    })
+}
+
+/// Whether control never comes back.
+pub(super) fn never_returns(name: &str) -> bool {
+    matches!(
+        name,
+        "abort"
+            | "exit"
+            | "_exit"
+            | "_Exit"
+            | "quick_exit"
+            | "__stack_chk_fail"
+            | "__assert_fail"
+            | "__fortify_fail"
+            | "__chk_fail"
+            | "longjmp"
+            | "siglongjmp"
+            | "__longjmp_chk"
+            | "pthread_exit"
+            | "err"
+            | "errx"
+            | "verr"
+            | "verrx"
+            | "__cxa_throw"
+            | "__cxa_rethrow"
+            | "_Unwind_Resume"
+            | "__cxa_throw_bad_array_new_length"
+            | "_ZSt9terminatev"
+            | "__cxa_call_unexpected"
+            | "__cxa_bad_cast"
+    )
+}

@@ -1,0 +1,263 @@
+//! ELF64 x86-64 relocatable objects as plain checked data: what the compiler made, and the patch file itself.
+
+use std::borrow::Cow;
+
+use object::elf;
+use object::read::elf::{FileHeader as _, Rela as _, SectionHeader as _, Sym as _};
+use object::{LittleEndian as Le, elf::FileHeader64};
+
+use crate::Error;
+use crate::relocation;
+
+/// SHF_RELA_LIVEPATCH: relocations that need a symbol of the target (include/uapi/linux/elf.h).
+pub(crate) const SHF_RELA_LIVEPATCH: u64 = 0x0010_0000;
+/// SHN_LIVEPATCH: a symbol of the target (include/uapi/linux/elf.h).
+pub(crate) const SHN_LIVEPATCH: u16 = 0xff20;
+pub(crate) const SHF_WRITE: u64 = elf::SHF_WRITE.0;
+pub(crate) const SHF_ALLOC: u64 = elf::SHF_ALLOC.0;
+pub(crate) const SHF_EXEC: u64 = elf::SHF_EXECINSTR.0;
+pub(crate) const SHF_INFO_LINK: u64 = elf::SHF_INFO_LINK.0;
+pub(crate) const SHF_GROUP: u64 = elf::SHF_GROUP.0;
+pub(crate) const SHF_TLS: u64 = elf::SHF_TLS.0;
+pub(crate) const SHT_RELA: u32 = elf::SHT_RELA.0;
+pub(crate) const SHT_NOTE: u32 = elf::SHT_NOTE.0;
+pub(crate) const SHT_NOBITS: u32 = elf::SHT_NOBITS.0;
+pub(crate) const SHT_PROGBITS: u32 = elf::SHT_PROGBITS.0;
+pub(crate) const SHT_X86_64_UNWIND: u32 = elf::SHT_X86_64_UNWIND.0;
+
+/// A relocatable object. Sections and symbols keep the numbers they have in the file; number 0 is the null entry.
+pub(crate) struct Image<'a> {
+    pub sections: Vec<Sec<'a>>,
+    pub symbols: Vec<Sym>,
+}
+
+/// A section with the relocations that apply to it.
+pub(crate) struct Sec<'a> {
+    pub name: String,
+    pub sh_type: u32,
+    pub flags: u64,
+    pub align: u64,
+    pub size: u64,
+    pub entsize: u64,
+    pub link: u32,
+    pub data: Cow<'a, [u8]>,
+    pub relas: Vec<Rela>,
+}
+
+/// A relocation of a section.
+#[derive(Clone, Copy)]
+pub(crate) struct Rela {
+    pub offset: u64,
+    pub r_type: u32,
+    pub symbol: usize,
+    pub addend: i64,
+    /// The section that it was read from.
+    pub via: usize,
+}
+
+#[derive(Clone)]
+pub(crate) struct Sym {
+    pub name: String,
+    pub bind: u8,
+    pub kind: u8,
+    pub other: u8,
+    pub place: SymPlace,
+    pub value: u64,
+    pub size: u64,
+}
+
+/// `st_shndx`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SymPlace {
+    Undefined,
+    Absolute,
+    Common,
+    Livepatch,
+    Section(usize),
+}
+
+fn malformed(why: impl Into<String>) -> Error {
+    Error::Malformed(why.into())
+}
+
+/// Checks that the bytes are a whole ELF64 x86-64 relocatable object; nothing beyond the section table is looked at.
+pub(crate) fn header(bytes: &[u8]) -> Result<&FileHeader64<Le>, Error> {
+    if !bytes.starts_with(&elf::ELFMAG) {
+        return Err(Error::NotElf);
+    }
+    if bytes.len() < 64 {
+        return Err(Error::Truncated);
+    }
+    if bytes.get(4) != Some(&2) || bytes.get(5) != Some(&1) {
+        return Err(Error::WrongMachine);
+    }
+    let header = FileHeader64::<Le>::parse(bytes).map_err(|_| Error::NotElf)?;
+    if header.e_machine(Le) != elf::EM_X86_64 {
+        return Err(Error::WrongMachine);
+    }
+    if header.e_type(Le) != elf::ET_REL {
+        return Err(Error::NotRelocatable);
+    }
+    let len = bytes.len() as u64;
+    let table = u64::from(header.e_shnum(Le)).checked_mul(64);
+    let end = table.and_then(|size| header.e_shoff(Le).checked_add(size));
+    if end.is_none_or(|end| end > len) {
+        return Err(Error::Truncated);
+    }
+    Ok(header)
+}
+
+impl<'a> Image<'a> {
+    /// Reads and checks everything but the meaning of relocations.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, Error> {
+        let header = header(bytes)?;
+        let table = header
+            .sections(Le, bytes)
+            .map_err(|e| malformed(e.to_string()))?;
+        let len = bytes.len() as u64;
+        let mut total = 0u64;
+        for section in table.iter() {
+            if let Some((offset, size)) = section.file_range(Le) {
+                if offset.checked_add(size).is_none_or(|end| end > len) {
+                    return Err(Error::Truncated);
+                }
+                // Sections that share bytes would make the work quadratic in the file's size.
+                total = total.saturating_add(size);
+            }
+        }
+        if total > len {
+            return Err(malformed("its sections overlap"));
+        }
+        let mut names = NameBudget(len.saturating_mul(4).saturating_add(1 << 20));
+        let mut sections = Vec::new();
+        for section in table.iter() {
+            let name = table
+                .section_name(Le, section)
+                .map_err(|e| malformed(e.to_string()))?;
+            let data = section
+                .data(Le, bytes)
+                .map_err(|e| malformed(e.to_string()))?;
+            sections.push(Sec {
+                name: names.take(name)?,
+                sh_type: section.sh_type(Le).0,
+                flags: section.sh_flags(Le).0,
+                align: section.sh_addralign(Le).max(1),
+                size: section.sh_size(Le),
+                entsize: section.sh_entsize(Le),
+                link: section.sh_link(Le),
+                data: Cow::Borrowed(data),
+                relas: Vec::new(),
+            });
+        }
+        let symtab = table
+            .symbols(Le, bytes, elf::SHT_SYMTAB)
+            .map_err(|e| malformed(e.to_string()))?;
+        let mut symbols = Vec::new();
+        for (index, symbol) in symtab.enumerate() {
+            let name = symtab
+                .symbol_name(Le, symbol)
+                .map_err(|e| malformed(e.to_string()))?;
+            let section = symtab
+                .symbol_section(Le, symbol, index)
+                .map_err(|e| malformed(e.to_string()))?
+                .map(|s| s.0);
+            let name = names.take(name)?;
+            let place = match (section, symbol.st_shndx(Le)) {
+                (Some(section), _) if section < sections.len() => SymPlace::Section(section),
+                (Some(_), _) => return Err(malformed(format!("symbol `{name}` has no section"))),
+                (None, elf::SHN_UNDEF) => SymPlace::Undefined,
+                (None, elf::SHN_ABS) => SymPlace::Absolute,
+                // 0xff02 is SHN_X86_64_LCOMMON of -mcmodel=medium.
+                (None, elf::SHN_COMMON | elf::SymbolSection(0xff02)) => SymPlace::Common,
+                (None, elf::SymbolSection(SHN_LIVEPATCH)) => SymPlace::Livepatch,
+                (None, other) => {
+                    return Err(malformed(format!(
+                        "symbol `{name}` has the unknown section number {:#x}",
+                        other.0
+                    )));
+                }
+            };
+            symbols.push(Sym {
+                name,
+                bind: symbol.st_bind().0,
+                kind: symbol.st_type().0,
+                other: symbol.st_other().0,
+                place,
+                value: symbol.st_value(Le),
+                size: symbol.st_size(Le),
+            });
+        }
+        for (via, section) in table.iter().enumerate() {
+            if section.sh_type(Le) == elf::SHT_REL {
+                return Err(malformed("it has relocations without addends (SHT_REL)"));
+            }
+            let Some((relas, link)) = section
+                .rela(Le, bytes)
+                .map_err(|e| malformed(e.to_string()))?
+            else {
+                continue;
+            };
+            let to = section.sh_info(Le) as usize;
+            if link.0 == 0 || link.0 != symtab.section().0 {
+                return Err(malformed(
+                    "a relocation section does not name the symbol table",
+                ));
+            }
+            let Some(target) = sections.get_mut(to).filter(|_| to != 0) else {
+                return Err(malformed(
+                    "a relocation section does not name the section it changes",
+                ));
+            };
+            for rela in relas {
+                let symbol = rela.r_sym(Le, false) as usize;
+                let r_type = rela.r_type(Le, false).0;
+                if symbol >= symbols.len().max(1) {
+                    return Err(malformed("a relocation names a symbol that does not exist"));
+                }
+                if r_type != relocation::NONE {
+                    target.relas.push(Rela {
+                        offset: rela.r_offset(Le),
+                        r_type,
+                        symbol,
+                        addend: rela.r_addend(Le),
+                        via,
+                    });
+                }
+            }
+        }
+        Ok(Image { sections, symbols })
+    }
+
+    pub fn section_named(&self, name: &str) -> Option<usize> {
+        self.sections.iter().position(|s| s.name == name)
+    }
+
+    /// Where a relocation's symbol plus addend lies.
+    pub fn points_to(&self, rela: &Rela) -> Option<(usize, u64)> {
+        let symbol = self.symbols.get(rela.symbol)?;
+        let SymPlace::Section(section) = symbol.place else {
+            return None;
+        };
+        Some((section, symbol.value.checked_add_signed(rela.addend)?))
+    }
+}
+
+impl Sec<'_> {
+    pub fn is_alloc(&self) -> bool {
+        self.flags & SHF_ALLOC != 0
+    }
+}
+
+/// String tables share tails, so a small file can name very much: names together may not be much more than the file.
+struct NameBudget(u64);
+
+impl NameBudget {
+    fn take(&mut self, name: &[u8]) -> Result<String, Error> {
+        self.0 = self
+            .0
+            .checked_sub(name.len() as u64)
+            .ok_or_else(|| malformed("its names are longer than the file"))?;
+        let name = std::str::from_utf8(name).map_err(|_| malformed("a name is not UTF-8"))?;
+        Ok(name.to_owned())
+    }
+}

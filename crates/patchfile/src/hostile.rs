@@ -1,0 +1,155 @@
+//! Files that lie: whatever is changed in a patch whose checksum is then made right again, in an object file, or in a
+//! target, reading it never panics, and what is accepted is valid in every index and range.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::{Input, Patch, Place, Target, note, pack, relocation_width};
+
+const SOURCE: &str = r#"
+#include <livepatch.h>
+#include <stdio.h>
+extern int number;
+static const char *words[] = { "a", "b" };
+static int calls;
+static int lp_answer(int x) { calls++; puts(words[x & 1]); return x + number; }
+static struct klp_func funcs[] = { { .old_name = "answer", .new_func = (void *)lp_answer }, { 0 } };
+static struct klp_object objs[] = { { .funcs = funcs }, { 0 } };
+static struct klp_patch patch = { .objs = objs };
+KLP_PATCH(patch);
+"#;
+
+const TARGET: &str =
+    "int number; __attribute__((noinline)) int answer(int x) { return x + number; }
+int main(void) { return answer(1); }";
+
+fn compile(flags: &[&str], source: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("x.c"), source).unwrap();
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../include");
+    let mut gcc = Command::new("gcc");
+    gcc.current_dir(dir.path())
+        .args(flags)
+        .arg("-I")
+        .arg(include)
+        .args(["-o", "x", "x.c"]);
+    assert!(gcc.status().unwrap().success());
+    std::fs::read(dir.path().join("x")).unwrap()
+}
+
+fn pack_one(object: &[u8], target: &[u8]) -> Result<Vec<u8>, crate::Error> {
+    let path = Path::new("x");
+    pack(
+        &[Input {
+            path,
+            bytes: object,
+        }],
+        &[Target {
+            path,
+            bytes: target,
+            debug: None,
+        }],
+    )
+}
+
+/// Every promise of [`Patch`].
+fn assert_valid(patch: &Patch) {
+    for section in &patch.sections {
+        assert!(section.align.is_power_of_two() && section.align <= 4096);
+        assert!(section.data.is_empty() || section.data.len() as u64 == section.size);
+        assert!(!(section.write && section.exec));
+    }
+    for symbol in &patch.symbols {
+        if let Place::Section(section, offset) = symbol.place {
+            assert!(offset + symbol.size <= patch.sections[section].size);
+        }
+    }
+    for relocation in &patch.relocations {
+        let width = relocation_width(relocation.r_type).unwrap();
+        let end = relocation.offset.checked_add(width).unwrap();
+        assert!(end <= patch.sections[relocation.section].data.len() as u64);
+        assert!(patch.symbols[relocation.symbol].place != Place::NotLoaded);
+    }
+    assert!(!patch.objects.is_empty());
+    for func in patch.objects.iter().flat_map(|o| &o.funcs) {
+        let Place::Section(section, offset) = patch.symbols[func.new_func].place else {
+            panic!()
+        };
+        assert!(patch.sections[section].exec && offset < patch.sections[section].size);
+        assert!(func.fingerprint.size > 0);
+    }
+}
+
+const FLIPS: [u8; 6] = [0x01, 0x02, 0x10, 0x40, 0x80, 0xff];
+
+#[test]
+fn patches_with_a_right_checksum() {
+    let made = pack_one(
+        &compile(&["-O2", "-fPIC", "-c"], SOURCE),
+        &compile(&[], TARGET),
+    )
+    .unwrap();
+    assert_valid(&Patch::parse(&made).unwrap());
+    let mut accepted = 0;
+    for at in 0..made.len() {
+        for flip in FLIPS {
+            let mut damaged = made.clone();
+            damaged[at] ^= flip;
+            if note::seal(&mut damaged).is_ok()
+                && let Ok(patch) = Patch::parse(&damaged)
+            {
+                accepted += 1;
+                assert_valid(&patch);
+                let _ = (patch.unsupported(), crate::Info::new(&patch).to_string());
+            }
+        }
+    }
+    assert!(accepted > 0, "strings and code can be changed");
+    // Numbers in the section and symbol tables at their limits.
+    for at in (0..made.len().saturating_sub(8)).step_by(4) {
+        for value in [u64::MAX, u64::MAX / 2, 1 << 31, 1 << 63, made.len() as u64] {
+            let mut damaged = made.clone();
+            damaged[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            if note::seal(&mut damaged).is_ok()
+                && let Ok(patch) = Patch::parse(&damaged)
+            {
+                assert_valid(&patch);
+            }
+        }
+    }
+}
+
+#[test]
+fn object_files() {
+    let object = compile(&["-O2", "-fPIC", "-c"], SOURCE);
+    let target = compile(&[], TARGET);
+    for at in 0..object.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut damaged = object.clone();
+            damaged[at] ^= flip;
+            let _ = pack_one(&damaged, &target);
+        }
+    }
+    for length in 0..object.len() {
+        assert!(pack_one(&object[..length], &target).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn targets() {
+    let object = compile(&["-O2", "-fPIC", "-c"], SOURCE);
+    let target = compile(&["-O2"], TARGET);
+    for at in 0..target.len() {
+        // The long runs of zeros between sections say nothing.
+        if target[at] != 0 || at % 16 == 0 {
+            let mut damaged = target.clone();
+            damaged[at] ^= 0xff;
+            let _ = pack_one(&object, &damaged);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `livegraft info`: what is in a patch, for people and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::read::spoken;
+use crate::{Patch, Place, relocation_name};
+
+/// What is in a patch. The field names are those of `livegraft info --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Info {
+    /// Version of the livegraft note.
+    pub format_version: u32,
+    /// SHA-256 of the file, in hexadecimal.
+    pub digest: String,
+    /// What the patch asks for and this livegraft does not do.
+    pub unsupported: Option<String>,
+    /// What it changes.
+    pub objects: Vec<ObjectInfo>,
+    /// What it brings.
+    pub sections: Vec<SectionInfo>,
+    /// Bytes of all sections together.
+    pub size: u64,
+    /// Names that are resolved as the patched object itself would.
+    pub undefined: Vec<String>,
+    /// Symbols of the patched objects: `object: name` or `object: name,sympos`.
+    pub klp_symbols: Vec<String>,
+    /// How often each relocation type occurs.
+    pub relocations: BTreeMap<&'static str, usize>,
+}
+
+/// A `klp_object`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ObjectInfo {
+    /// `None` is the executable.
+    pub name: Option<String>,
+    /// In hexadecimal.
+    pub build_id: String,
+    /// Its replaced functions.
+    pub funcs: Vec<FuncInfo>,
+}
+
+/// A `klp_func`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FuncInfo {
+    /// The function that is replaced.
+    pub old_name: String,
+    /// `old_sympos`.
+    pub sympos: u64,
+    /// Its address in the file.
+    pub address: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The replacement.
+    pub new_name: String,
+    /// The replacement's size in bytes.
+    pub new_size: u64,
+}
+
+/// A loaded section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SectionInfo {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// `r`, `rw` or `rx`.
+    pub access: &'static str,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl Info {
+    /// Collects it.
+    pub fn new(patch: &Patch) -> Info {
+        let objects = patch.objects.iter().map(|object| ObjectInfo {
+            name: object.name.clone(),
+            build_id: hex(&object.build_id),
+            funcs: object
+                .funcs
+                .iter()
+                .map(|func| {
+                    let new = patch.symbols.get(func.new_func);
+                    FuncInfo {
+                        old_name: func.old_name.clone(),
+                        sympos: func.old_sympos,
+                        address: func.fingerprint.svma,
+                        size: func.fingerprint.size,
+                        new_name: new.map(|s| s.name.clone()).unwrap_or_default(),
+                        new_size: new.map_or(0, |s| s.size),
+                    }
+                })
+                .collect(),
+        });
+        let sections = patch
+            .sections
+            .iter()
+            .filter(|s| s.size != 0)
+            .map(|section| SectionInfo {
+                name: section.name.clone(),
+                size: section.size,
+                access: match (section.write, section.exec) {
+                    (true, _) => "rw",
+                    (false, true) => "rx",
+                    (false, false) => "r",
+                },
+            });
+        let undefined = patch.symbols.iter().filter(|s| s.place == Place::Undefined);
+        let mut klp_symbols: Vec<String> = patch
+            .symbols
+            .iter()
+            .filter_map(|s| match &s.place {
+                Place::Livepatch {
+                    object,
+                    name,
+                    sympos: 0,
+                } => Some(format!(
+                    "{}: {name}",
+                    object.as_deref().unwrap_or("executable")
+                )),
+                Place::Livepatch {
+                    object,
+                    name,
+                    sympos,
+                } => Some(format!(
+                    "{}: {name},{sympos}",
+                    object.as_deref().unwrap_or("executable")
+                )),
+                _ => None,
+            })
+            .collect();
+        klp_symbols.sort();
+        klp_symbols.dedup();
+        let mut relocations = BTreeMap::new();
+        for relocation in &patch.relocations {
+            let count: &mut usize = relocations
+                .entry(relocation_name(relocation.r_type))
+                .or_default();
+            *count = count.saturating_add(1);
+        }
+        Info {
+            format_version: patch.format_version,
+            digest: hex(&patch.digest),
+            unsupported: patch.unsupported(),
+            objects: objects.collect(),
+            sections: sections.collect(),
+            size: patch
+                .sections
+                .iter()
+                .fold(0, |sum, s| sum.saturating_add(s.size)),
+            undefined: undefined.map(|s| s.name.clone()).collect(),
+            klp_symbols,
+            relocations,
+        }
+    }
+}
+
+/// The text of `livegraft info`.
+impl fmt::Display for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for object in &self.objects {
+            writeln!(
+                f,
+                "{}  build-id {}",
+                spoken(object.name.as_deref()),
+                object.build_id
+            )?;
+            for func in &object.funcs {
+                let sympos = match func.sympos {
+                    0 => String::new(),
+                    n => format!(",{n}"),
+                };
+                writeln!(
+                    f,
+                    "  {}{sympos} at {:#x} ({} bytes) -> {} ({} bytes)",
+                    func.old_name, func.address, func.size, func.new_name, func.new_size
+                )?;
+            }
+        }
+        writeln!(f, "sections: {} bytes", self.size)?;
+        for section in &self.sections {
+            writeln!(
+                f,
+                "  {:2} {:6} {}",
+                section.access, section.size, section.name
+            )?;
+        }
+        let list = |f: &mut fmt::Formatter<'_>, title: &str, names: &[String]| {
+            if names.is_empty() {
+                return Ok(());
+            }
+            writeln!(f, "{title}:")?;
+            names.iter().try_for_each(|name| writeln!(f, "  {name}"))
+        };
+        list(f, "symbols of the target", &self.klp_symbols)?;
+        list(f, "resolved as the target does", &self.undefined)?;
+        if !self.relocations.is_empty() {
+            writeln!(f, "relocations:")?;
+            for (name, count) in &self.relocations {
+                writeln!(f, "  {count:6} {name}")?;
+            }
+        }
+        if let Some(sentence) = &self.unsupported {
+            writeln!(f, "not loadable: {sentence}")?;
+        }
+        write!(f, "format {}, sha256 {}", self.format_version, self.digest)
+    }
+}

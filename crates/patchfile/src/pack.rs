@@ -1,0 +1,388 @@
+//! `livegraft pack`: compiled C and the files of the target in, a patch file out.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use object::elf::{STT_FILE, STT_GNU_IFUNC, STT_NOTYPE, STT_SECTION, STT_TLS};
+use sha2::{Digest as _, Sha256};
+
+use crate::elf::{self, Image, Sec, SymPlace};
+use crate::meta::{Meta, PATCH_SECTION, Reader, SYMS_SECTION};
+use crate::note::{self, NoteObject};
+use crate::read::{check_section, is_loaded, object_names, spoken, unsupported};
+use crate::relocation::{relocation_name, relocation_width};
+use crate::{Error, Fingerprint, Patch, SymbolKind, TargetElf, clobber, resolve, write};
+
+/// An object file that the compiler made of the patch's source.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// For messages.
+    pub path: &'a Path,
+    /// The file.
+    pub bytes: &'a [u8],
+}
+
+/// The executable or a shared library that the patch changes.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Names the object if it has no DT_SONAME; for messages.
+    pub path: &'a Path,
+    /// The file.
+    pub bytes: &'a [u8],
+    /// Its separate debug file, for its symbols.
+    pub debug: Option<&'a [u8]>,
+}
+
+/// Makes a patch file.
+///
+/// # Errors
+/// Whatever keeps the patch from being sound is refused here by name rather than at load.
+pub fn pack(inputs: &[Input<'_>], targets: &[Target<'_>]) -> Result<Vec<u8>, Error> {
+    let bytes = merge(inputs)?;
+    let path = inputs.first().map_or(Path::new(""), |i| i.path);
+    let mut image = Image::read(&bytes).map_err(|e| not_object(path, e))?;
+    refuse_sections(&image)?;
+    refuse_symbols(&image)?;
+    place_commons(&mut image)?;
+    let reader = Reader::new(&image);
+    let meta = reader.meta()?;
+    let aliases = reader.aliases()?;
+    object_names(&meta)?;
+    let asked = meta.objects.iter().map(|o| {
+        let immediate = o
+            .funcs
+            .iter()
+            .find(|f| f.immediate)
+            .map(|f| f.old_name.as_str());
+        (o.name.as_deref(), o.callbacks.first().copied(), immediate)
+    });
+    let states = !meta.states.is_empty();
+    if let Some(sentence) = unsupported(meta.replace, meta.immediate, states, asked) {
+        return Err(Error::Unsupported(sentence));
+    }
+    let targets = read_targets(targets, &meta)?;
+    let (matched, noted) = match_objects(&meta, &targets)?;
+
+    let keep_section: Vec<bool> = image.sections.iter().map(kept).collect();
+    let used = used_symbols(&image, &keep_section);
+    let objects = resolve::resolve(&mut image, &used, &aliases, &matched)?;
+    let mut keep_section = keep_section;
+    add_note(&mut image, &mut keep_section, &noted);
+    let keep_symbol = kept_symbols(&image, &keep_section, &used);
+    for (section, keep) in image.sections.iter_mut().zip(&keep_section) {
+        section.flags &= !elf::SHF_GROUP;
+        if section.name == PATCH_SECTION && *keep {
+            section.flags &= !elf::SHF_ALLOC;
+        }
+    }
+    let mut out = write::write(&image, &keep_section, &keep_symbol, &objects)?;
+    note::seal(&mut out)?;
+
+    // What the loader will read, and the code as it will be loaded.
+    let patch = Patch::parse(&out)?;
+    for (object, target) in patch.objects.iter().zip(&matched) {
+        let checker = clobber::Checker::new(target);
+        for func in &object.funcs {
+            checker.check(&patch, func)?;
+        }
+    }
+    Ok(out)
+}
+
+fn not_object(path: &Path, error: Error) -> Error {
+    let why = match error {
+        Error::NotElf => "it is not an ELF file".to_owned(),
+        Error::Truncated => "it is cut off".to_owned(),
+        Error::WrongMachine => "it is for another machine".to_owned(),
+        Error::NotRelocatable => "it is already linked".to_owned(),
+        Error::Malformed(why) => why,
+        other => return other,
+    };
+    Error::InputNotObject {
+        path: path.to_owned(),
+        why,
+    }
+}
+
+/// Joins several object files with `ld -r`; one is taken as it is.
+fn merge<'a>(inputs: &[Input<'a>]) -> Result<Cow<'a, [u8]>, Error> {
+    for input in inputs {
+        elf::header(input.bytes).map_err(|e| not_object(input.path, e))?;
+    }
+    match inputs {
+        [] => return Err(Error::NoInput),
+        [input] => return Ok(Cow::Borrowed(input.bytes)),
+        _ => {}
+    }
+    let no_linker = |e: std::io::Error| Error::NoLinker { why: e.to_string() };
+    let dir = tempfile::tempdir().map_err(no_linker)?;
+    let out = dir.path().join("merged.o");
+    let mut command = Command::new("ld");
+    command.arg("-r").arg("-o").arg(&out);
+    for (number, input) in inputs.iter().enumerate() {
+        let path = dir.path().join(format!("{number}.o"));
+        let written = std::fs::File::create(&path).and_then(|mut f| f.write_all(input.bytes));
+        written.map_err(no_linker)?;
+        command.arg(path);
+    }
+    let run = command.output().map_err(no_linker)?;
+    if !run.status.success() {
+        let text = String::from_utf8_lossy(&run.stderr);
+        let why = text
+            .lines()
+            .next()
+            .unwrap_or("it failed without a word")
+            .to_owned();
+        let names = inputs.iter().enumerate().fold(why, |why, (number, input)| {
+            let temporary = dir.path().join(format!("{number}.o"));
+            why.replace(&*temporary.to_string_lossy(), &input.path.to_string_lossy())
+        });
+        return Err(Error::Linker { why: names });
+    }
+    Ok(Cow::Owned(std::fs::read(out).map_err(no_linker)?))
+}
+
+/// Sections and relocations that could not be loaded, by name.
+fn refuse_sections(image: &Image<'_>) -> Result<(), Error> {
+    if image
+        .sections
+        .iter()
+        .any(|s| s.name.starts_with(".gnu.lto_"))
+    {
+        return Err(Error::Lto);
+    }
+    for section in image.sections.iter().filter(|s| is_loaded(s)) {
+        check_section(section)?;
+        let refused = section
+            .relas
+            .iter()
+            .find(|r| relocation_width(r.r_type).is_none());
+        if let Some(rela) = refused {
+            let (name, section) = (relocation_name(rela.r_type), section.name.clone());
+            return Err(Error::Relocation {
+                section,
+                name,
+                r_type: rela.r_type,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn refuse_symbols(image: &Image<'_>) -> Result<(), Error> {
+    for symbol in image
+        .symbols
+        .iter()
+        .filter(|s| s.place != SymPlace::Undefined)
+    {
+        let name = || symbol.name.clone();
+        let in_tls = match symbol.place {
+            SymPlace::Section(s) => image
+                .sections
+                .get(s)
+                .is_some_and(|s| s.flags & elf::SHF_TLS != 0 && s.size != 0),
+            _ => false,
+        };
+        if symbol.kind == STT_TLS.0 || (in_tls && symbol.kind != STT_SECTION.0) {
+            return Err(Error::ThreadLocal { symbol: name() });
+        }
+        if symbol.kind == STT_GNU_IFUNC.0 {
+            return Err(Error::Ifunc { symbol: name() });
+        }
+    }
+    Ok(())
+}
+
+/// Gives COMMON symbols (C without -fno-common) a place, as the linker would.
+fn place_commons(image: &mut Image<'_>) -> Result<(), Error> {
+    let number = image.sections.len();
+    let (mut size, mut align) = (0u64, 1u64);
+    for symbol in image
+        .symbols
+        .iter_mut()
+        .filter(|s| s.place == SymPlace::Common)
+    {
+        // st_value is the alignment there.
+        let needs = symbol.value.max(1);
+        let start = size.checked_next_multiple_of(needs);
+        let end = start.and_then(|s| s.checked_add(symbol.size));
+        let (Some(start), Some(end), true) = (start, end, needs.is_power_of_two()) else {
+            return Err(Error::Malformed(format!(
+                "the common symbol `{}` is impossible",
+                symbol.name
+            )));
+        };
+        (size, align) = (end, align.max(needs));
+        symbol.value = start;
+        symbol.place = SymPlace::Section(number);
+    }
+    if size != 0 {
+        let section = Sec {
+            name: ".bss.common".to_owned(),
+            sh_type: elf::SHT_NOBITS,
+            flags: elf::SHF_ALLOC | elf::SHF_WRITE,
+            align,
+            size,
+            entsize: 0,
+            link: 0,
+            data: Cow::Borrowed(&[]),
+            relas: Vec::new(),
+        };
+        check_section(&section)?;
+        image.sections.push(section);
+    }
+    Ok(())
+}
+
+/// Reads the targets; one that the patch calls by its file's name is called so.
+fn read_targets<'a>(targets: &[Target<'a>], meta: &Meta) -> Result<Vec<TargetElf<'a>>, Error> {
+    let mut read: Vec<TargetElf<'a>> = Vec::new();
+    for target in targets {
+        let mut target = TargetElf::parse(target.path, target.bytes, target.debug)?;
+        let called = |name: Option<&str>| meta.objects.iter().any(|o| o.name.as_deref() == name);
+        let file = target.path.file_name().and_then(|n| n.to_str());
+        if target.object.is_some() && !called(target.object.as_deref()) && called(file) {
+            target.object = file.map(str::to_owned);
+        }
+        if let Some(first) = read.iter().find(|t| t.object == target.object) {
+            return Err(Error::DuplicateTarget {
+                object: spoken(target.object.as_deref()),
+                first: first.path.to_owned(),
+                second: target.path.to_owned(),
+            });
+        }
+        read.push(target);
+    }
+    Ok(read)
+}
+
+/// The target of each object, and what the note says about it.
+#[allow(clippy::type_complexity)]
+fn match_objects<'t, 'a>(
+    meta: &Meta,
+    targets: &'t [TargetElf<'a>],
+) -> Result<(Vec<&'t TargetElf<'a>>, Vec<NoteObject>), Error> {
+    let mut matched = Vec::new();
+    let mut noted = Vec::new();
+    for object in &meta.objects {
+        let called = || spoken(object.name.as_deref());
+        if object.funcs.is_empty() {
+            return Err(Error::NoFuncs { object: called() });
+        }
+        let target = targets
+            .iter()
+            .find(|t| t.object == object.name)
+            .ok_or_else(|| Error::NoTarget { object: called() })?;
+        let mut funcs = Vec::new();
+        let mut seen = HashSet::new();
+        for func in &object.funcs {
+            let fingerprint = fingerprint(target, &func.old_name, func.sympos)?;
+            if !seen.insert(fingerprint.svma) {
+                let symbol = func.old_name.clone();
+                return Err(Error::DuplicateFunc {
+                    object: called(),
+                    symbol,
+                });
+            }
+            funcs.push(fingerprint);
+        }
+        noted.push(NoteObject {
+            build_id: target.build_id.to_vec(),
+            funcs,
+        });
+        matched.push(target);
+    }
+    Ok((matched, noted))
+}
+
+fn fingerprint(target: &TargetElf<'_>, name: &str, sympos: u64) -> Result<Fingerprint, Error> {
+    let found = target.find(name, sympos)?;
+    let object = || spoken(target.object.as_deref());
+    let symbol = || name.to_owned();
+    if found.kind != SymbolKind::Function {
+        let kind = found.kind.spoken();
+        return Err(Error::NotAFunction {
+            object: object(),
+            symbol: symbol(),
+            kind,
+        });
+    }
+    if found.size == 0 {
+        return Err(Error::NoSize {
+            object: object(),
+            symbol: symbol(),
+        });
+    }
+    let no_code = || Error::NoCode {
+        object: object(),
+        symbol: symbol(),
+    };
+    let code = target
+        .bytes_at(found.svma, found.size)
+        .ok_or_else(no_code)?;
+    Ok(Fingerprint {
+        svma: found.svma,
+        size: found.size,
+        sha256: Sha256::digest(code).into(),
+    })
+}
+
+/// Which sections of the object go into the patch: what is loaded, the metadata, and debug information.
+fn kept(section: &Sec<'_>) -> bool {
+    let metadata = section.name == PATCH_SECTION;
+    let debug = section.sh_type == elf::SHT_PROGBITS
+        && !section.is_alloc()
+        && section.name.starts_with(".debug_");
+    is_loaded(section) || metadata || (debug && section.name != SYMS_SECTION)
+}
+
+/// Symbols that a loaded section or the metadata refers to.
+fn used_symbols(image: &Image<'_>, keep_section: &[bool]) -> Vec<bool> {
+    let mut used = vec![false; image.symbols.len()];
+    for (section, keep) in image.sections.iter().zip(keep_section) {
+        if *keep && section.is_alloc() {
+            for rela in &section.relas {
+                if let Some(used) = used.get_mut(rela.symbol) {
+                    *used = true;
+                }
+            }
+        }
+    }
+    used
+}
+
+fn add_note(image: &mut Image<'_>, keep_section: &mut Vec<bool>, noted: &[NoteObject]) {
+    let data = note::encode(noted);
+    keep_section.resize(image.sections.len(), true);
+    keep_section.push(true);
+    image.sections.push(Sec {
+        name: note::SECTION.to_owned(),
+        sh_type: elf::SHT_NOTE,
+        flags: 0,
+        align: 4,
+        size: data.len() as u64,
+        entsize: 0,
+        link: 0,
+        data: Cow::Owned(data),
+        relas: Vec::new(),
+    });
+}
+
+fn kept_symbols(image: &Image<'_>, keep_section: &[bool], used: &[bool]) -> Vec<bool> {
+    let kept = |(symbol, used): (&crate::elf::Sym, &bool)| match symbol.place {
+        SymPlace::Section(section) => keep_section.get(section).copied().unwrap_or(false),
+        SymPlace::Absolute => symbol.kind != STT_FILE.0 || !symbol.name.is_empty(),
+        SymPlace::Undefined | SymPlace::Livepatch => *used,
+        SymPlace::Common => false,
+    };
+    let mut keep: Vec<bool> = image.symbols.iter().zip(used).map(kept).collect();
+    // An undefined local symbol without a name can only be the null symbol.
+    for (keep, symbol) in keep.iter_mut().zip(&image.symbols) {
+        let nothing = symbol.place == SymPlace::Undefined && symbol.name.is_empty();
+        *keep &= !(nothing && symbol.kind == STT_NOTYPE.0);
+    }
+    keep
+}

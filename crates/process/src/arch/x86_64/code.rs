@@ -1,0 +1,259 @@
+//! The machine code that livegraft puts into a target: trampolines, and the stub by which a task switches itself.
+//!
+//! An entry jumps to its trampoline, one instruction that touches no register: `jmp *%gs:(A + 16*slot)`. A task that
+//! waits has a private table whose slots lead to thunks; a thunk calls the stub, which scans the task's own stack and,
+//! when nothing replaced is left on it, sets the gs base with `wrgsbase`; then the thunk jumps through the second
+//! word of the slot, in whichever table the task is now.
+//!
+//! The switch header lies right below a table, at `A - 64` seen through gs.
+
+use super::SLOT_BYTES;
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+
+/// Bytes of one entry's chunk: trampoline, continuation, thunk.
+pub const CHUNK: u64 = 112;
+/// Bytes reserved for the stub at the start of a near region.
+pub const STUB_AREA: u64 = 512;
+/// Bytes of the header below a table.
+pub const SWITCH_HEADER: u64 = 64;
+
+const ARMED: i64 = -64;
+const GS_TO: i64 = -56;
+const STACK_LOW: i64 = -48;
+const STACK_HIGH: i64 = -40;
+const RANGES: i64 = -32;
+const RANGE_COUNT: i64 = -24;
+
+/// Offsets within a chunk.
+pub const CONTINUATION: u64 = 8;
+const THUNK: u64 = 64;
+const RED_ZONE: i32 = 128;
+
+/// What a private table says below its first slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SwitchHeader {
+    /// The task may switch itself. One byte, so that it can be taken back while the stub runs.
+    pub armed: bool,
+    /// The gs base of the universe to switch to.
+    pub gs_to: u64,
+    /// The stack that was seen: addresses from here ...
+    pub stack_low: u64,
+    /// ... up to here are scanned; on any other stack the task stays.
+    pub stack_high: u64,
+    /// Address of the ranges that must not be on the stack: pairs (after, last), sorted.
+    pub ranges: u64,
+    /// Number of pairs.
+    pub range_count: u64,
+    /// The universe that the table is a copy of.
+    pub from: u32,
+    /// The universe to switch to.
+    pub to: u32,
+    /// A number that no other word of the pool has at that place.
+    pub magic: u64,
+}
+
+/// The header as it lies in memory.
+pub fn header(header: &SwitchHeader) -> [u8; SWITCH_HEADER as usize] {
+    let words = [
+        u64::from(header.armed),
+        header.gs_to,
+        header.stack_low,
+        header.stack_high,
+        header.ranges,
+        header.range_count,
+        u64::from(header.from) | u64::from(header.to) << 32,
+        header.magic,
+    ];
+    let mut out = [0; SWITCH_HEADER as usize];
+    for (place, word) in out.chunks_exact_mut(8).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    out
+}
+
+/// Reads a header back.
+pub fn decode_header(bytes: &[u8; SWITCH_HEADER as usize]) -> SwitchHeader {
+    let mut words = [0u64; 8];
+    for (word, place) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = place.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
+    }
+    let [armed, gs_to, stack_low, stack_high, ranges, range_count, universes, magic] = words;
+    SwitchHeader {
+        armed: armed & 0xff == 1,
+        gs_to,
+        stack_low,
+        stack_high,
+        ranges,
+        range_count,
+        from: universes as u32,
+        to: (universes >> 32) as u32,
+        magic,
+    }
+}
+
+/// A table's slots as bytes: for each slot the word that the trampoline takes and the word of the version.
+pub fn table(slots: &[(u64, u64)]) -> Vec<u8> {
+    slots
+        .iter()
+        .flat_map(|&(dispatch, version)| [dispatch, version])
+        .flat_map(u64::to_le_bytes)
+        .collect()
+}
+
+/// `jmp *%gs:disp32`.
+fn jump_through(address: u64) -> Option<[u8; 8]> {
+    let [a, b, c, d] = i32::try_from(address).ok()?.to_le_bytes();
+    Some([0x65, 0xff, 0x24, 0x25, a, b, c, d])
+}
+
+/// One entry's chunk for the near region: its trampoline at 0, `continuation` (the relocated first instruction and the
+/// jump back) at 8, its thunk at 64. `None` when a piece does not fit.
+pub fn chunk(base: u64, stub: u64, low: u64, slot: u32, continuation: &[u8]) -> Option<Chunk> {
+    let dispatch = low.checked_add(SLOT_BYTES.checked_mul(u64::from(slot))?)?;
+    let thunk_at = base.checked_add(THUNK)?;
+    let mut bytes = Vec::with_capacity(CHUNK as usize);
+    bytes.extend_from_slice(&jump_through(dispatch)?);
+    if continuation.len() as u64 > THUNK - CONTINUATION {
+        return None;
+    }
+    bytes.extend_from_slice(continuation);
+    bytes.resize(THUNK as usize, 0xcc);
+    // lea -128(%rsp),%rsp: step over the red zone.
+    bytes.extend_from_slice(&[0x48, 0x8d, 0x64, 0x24, 0x80]);
+    // call stub
+    let after_call = thunk_at.checked_add(10)?;
+    let displacement = i32::try_from(stub.wrapping_sub(after_call) as i64).ok()?;
+    bytes.push(0xe8);
+    bytes.extend_from_slice(&displacement.to_le_bytes());
+    // movq $0,-8(%rsp): leave no return address into the thunk behind, it would be a dead word later.
+    bytes.extend_from_slice(&[0x48, 0xc7, 0x44, 0x24, 0xf8, 0, 0, 0, 0]);
+    // lea 128(%rsp),%rsp
+    bytes.extend_from_slice(&[0x48, 0x8d, 0xa4, 0x24, 0x80, 0, 0, 0]);
+    bytes.extend_from_slice(&jump_through(dispatch.checked_add(8)?)?);
+    bytes.resize(CHUNK as usize, 0xcc);
+    Some(Chunk {
+        trampoline: bytes.get(..8)?.try_into().ok()?,
+        continuation: base.checked_add(CONTINUATION)?,
+        thunk: thunk_at,
+        bytes,
+    })
+}
+
+/// See [`chunk`].
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// The trampoline's instruction, for pages where a pun wants a copy of it.
+    pub trampoline: [u8; 8],
+    /// Address of the continuation.
+    pub continuation: u64,
+    /// Address of the thunk.
+    pub thunk: u64,
+    /// All of it.
+    pub bytes: Vec<u8>,
+}
+
+/// The stub, position independent apart from `low`. It keeps every register and flag.
+///
+/// # Errors
+/// When an instruction can't be encoded; never for `low` below 2 GiB.
+pub fn stub(low: u64) -> Result<Vec<u8>, IcedError> {
+    let mut a = CodeAssembler::new(64)?;
+    let field = |offset: i64| qword_ptr(low.wrapping_add_signed(offset)).gs();
+    let saved = [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11];
+    let (mut out, mut scan, mut search, mut left, mut next) =
+        (a.create_label(), a.create_label(), a.create_label(), a.create_label(), a.create_label());
+
+    a.pushfq()?;
+    for register in saved {
+        a.push(register)?;
+    }
+    let armed = || byte_ptr(low.wrapping_add_signed(ARMED)).gs();
+    a.cmp(armed(), 0)?;
+    a.je(out)?;
+    // rsi: the word at which the call found its return address; from there up to rdi the stack is scanned.
+    let pushed = 8 * (saved.len() as i32 + 1) + 8 + RED_ZONE;
+    a.lea(rsi, qword_ptr(rsp + pushed))?;
+    a.mov(rdi, field(STACK_HIGH))?;
+    a.cmp(rsi, field(STACK_LOW))?;
+    a.jb(out)?;
+    a.cmp(rsi, rdi)?;
+    a.jae(out)?;
+    a.test(sil, 7)?;
+    a.jne(out)?;
+    a.mov(r8, field(RANGES))?;
+    a.mov(r9, field(RANGE_COUNT))?;
+    a.set_label(&mut scan)?;
+    a.mov(rax, qword_ptr(rsi))?;
+    a.xor(ecx, ecx)?;
+    a.mov(rdx, r9)?;
+    // Binary search among [rcx, rdx) for the pair with after < word <= last.
+    a.set_label(&mut search)?;
+    a.cmp(rcx, rdx)?;
+    a.jae(next)?;
+    a.lea(r10, qword_ptr(rcx + rdx))?;
+    a.shr(r10, 1)?;
+    a.mov(r11, r10)?;
+    a.shl(r11, 4)?;
+    a.cmp(rax, qword_ptr(r8 + r11))?;
+    a.jbe(left)?;
+    a.cmp(rax, qword_ptr(r8 + r11 + 8))?;
+    a.jbe(out)?;
+    a.lea(rcx, qword_ptr(r10 + 1))?;
+    a.jmp(search)?;
+    a.set_label(&mut left)?;
+    a.mov(rdx, r10)?;
+    a.jmp(search)?;
+    a.set_label(&mut next)?;
+    a.add(rsi, 8)?;
+    a.cmp(rsi, rdi)?;
+    a.jb(scan)?;
+    // Nothing replaced is left. A controller that takes the order back meanwhile looks for us at this place.
+    a.cmp(armed(), 0)?;
+    a.je(out)?;
+    a.mov(rax, field(GS_TO))?;
+    a.wrgsbase(rax)?;
+    a.set_label(&mut out)?;
+    for register in saved.into_iter().rev() {
+        a.pop(register)?;
+    }
+    a.popfq()?;
+    a.ret()?;
+    a.assemble(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stub_fits_and_names_absolute_addresses() {
+        let bytes = stub(0x1234_0040).expect("encodes");
+        assert!(bytes.len() as u64 <= STUB_AREA, "{} bytes", bytes.len());
+        let decoder = iced_x86::Decoder::with_ip(64, &bytes, 0, 0);
+        for instruction in decoder {
+            assert!(!instruction.is_invalid());
+            if instruction.segment_prefix() == iced_x86::Register::GS {
+                assert_eq!(instruction.memory_base(), iced_x86::Register::None, "{instruction}");
+                let place = instruction.memory_displacement64();
+                assert!((0x1234_0000..0x1234_0040).contains(&place), "{instruction}");
+            }
+        }
+    }
+
+    #[test]
+    fn header_reads_back() {
+        let wanted = SwitchHeader {
+            armed: true,
+            gs_to: 1,
+            stack_low: 2,
+            stack_high: 3,
+            ranges: 4,
+            range_count: 5,
+            from: 6,
+            to: 7,
+            magic: 8,
+        };
+        assert_eq!(decode_header(&header(&wanted)), wanted);
+    }
+}

@@ -1,0 +1,278 @@
+//! Redirecting the first bytes of a function: what is written, and what of it moves elsewhere.
+
+use iced_x86::{
+    BlockEncoder, BlockEncoderOptions, Code, Decoder, DecoderOptions, FlowControl, Instruction,
+    InstructionBlock, Mnemonic, OpKind,
+};
+
+const JMP_REL32: u8 = 0xe9;
+const JMP_REL8: u8 = 0xeb;
+/// Length of `jmp rel32`: the bytes of an entry that are claimed.
+pub const CLAIM: usize = 5;
+
+/// Why a function's entry can't be redirected by a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotRedirectable {
+    /// The first bytes are no instruction.
+    #[error("its first bytes are no instruction")]
+    Undecodable,
+    /// The first instruction works only where it stands.
+    #[error("its first instruction can't be moved")]
+    Immovable,
+    /// The displacement that the entry's bytes spell leads out of user space.
+    #[error("the bytes of its entry spell a jump out of the address space")]
+    OutOfSpace,
+    /// Something is mapped where the pun leads.
+    #[error("what its entry would jump to is taken")]
+    Taken,
+    /// Too short for a swap and no padding in reach.
+    #[error("its first instruction is too short and no padding is in reach")]
+    NoRoom,
+    /// A branch leads into the bytes that a swap rewrites.
+    #[error("a branch leads into the bytes of its entry")]
+    BranchInto,
+    /// Another redirected entry lies within these five bytes.
+    #[error("another redirected function begins within its first five bytes")]
+    Overlaps,
+    /// No free memory within reach.
+    #[error("no free memory is in reach of it")]
+    NoNearMemory,
+}
+
+/// Bytes of running text that are replaced.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Edit {
+    /// Where.
+    pub at: u64,
+    /// What the file says.
+    pub original: Vec<u8>,
+    /// What stands there while the function is redirected.
+    pub redirected: Vec<u8>,
+}
+
+/// An entry to redirect: `at` is the function's first byte, or the one after `endbr64`; `code` begins there and goes
+/// on for as long as the text does, or at least 16 bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// Address of the first byte.
+    pub at: u64,
+    /// The original bytes from there on.
+    pub code: &'a [u8],
+    /// How many of them belong to the function.
+    pub len: usize,
+}
+
+/// How many bytes of `endbr64` a function begins with: it stays where indirect branches must meet it.
+pub fn skip_endbr(code: &[u8]) -> usize {
+    if code.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 }
+}
+
+impl Site<'_> {
+    /// The first instruction.
+    ///
+    /// # Errors
+    /// [`NotRedirectable::Undecodable`].
+    pub fn first(&self) -> Result<Instruction, NotRedirectable> {
+        let mut decoder = Decoder::with_ip(64, self.code, self.at, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        if instruction.is_invalid() || !decoder.can_decode() && instruction.is_invalid() {
+            return Err(NotRedirectable::Undecodable);
+        }
+        Ok(instruction)
+    }
+}
+
+/// The one byte that a pun changes.
+pub fn pun_edit(site: &Site<'_>) -> Option<Edit> {
+    Some(Edit { at: site.at, original: vec![*site.code.first()?], redirected: vec![JMP_REL32] })
+}
+
+/// Where a `jmp rel32` at the entry leads when bytes 1..4 stay as they are (as they will be: `following` are the four
+/// bytes that stand there while this entry is redirected).
+///
+/// # Errors
+/// [`NotRedirectable::OutOfSpace`].
+pub fn pun_target(at: u64, following: [u8; 4]) -> Result<u64, NotRedirectable> {
+    let target = at
+        .wrapping_add(CLAIM as u64)
+        .wrapping_add_signed(i64::from(i32::from_le_bytes(following)));
+    if (super::PAGE * 16..super::USER_END - 16).contains(&target) {
+        Ok(target)
+    } else {
+        Err(NotRedirectable::OutOfSpace)
+    }
+}
+
+/// How the original is entered while its entry is redirected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Continuation {
+    /// The relocated first instruction and the jump back.
+    pub bytes: Vec<u8>,
+}
+
+/// Relocates the first instruction to `to`, followed by a jump to the second. A `call` becomes a push of the original
+/// return address and a jump, so that what it calls returns into the function itself and unwinders see it.
+///
+/// # Errors
+/// [`NotRedirectable::Undecodable`], [`NotRedirectable::Immovable`].
+pub fn continuation(site: &Site<'_>, to: u64) -> Result<Continuation, NotRedirectable> {
+    let first = site.first()?;
+    let back = first.next_ip();
+    let mut block: Vec<Instruction> = Vec::with_capacity(3);
+    let immovable = |_| NotRedirectable::Immovable;
+    match first.flow_control() {
+        FlowControl::Call if first.code() == Code::Call_rel32_64 => {
+            push_constant(&mut block, back)?;
+            block.push(
+                Instruction::with_branch(Code::Jmp_rel32_64, first.near_branch_target())
+                    .map_err(immovable)?,
+            );
+        }
+        FlowControl::IndirectCall => {
+            // The operand may depend on rsp, which the push moves.
+            if first.op0_kind() == OpKind::Memory
+                && first.memory_base() == iced_x86::Register::RSP
+                || first.op0_register() == iced_x86::Register::RSP
+            {
+                return Err(NotRedirectable::Immovable);
+            }
+            push_constant(&mut block, back)?;
+            let mut jump = first;
+            jump.set_code(match first.code() {
+                Code::Call_rm64 => Code::Jmp_rm64,
+                _ => return Err(NotRedirectable::Immovable),
+            });
+            block.push(jump);
+        }
+        FlowControl::Call | FlowControl::Interrupt | FlowControl::Exception
+        | FlowControl::XbeginXabortXend => {
+            return Err(NotRedirectable::Immovable);
+        }
+        FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => {
+            block.push(first);
+        }
+        FlowControl::Next | FlowControl::ConditionalBranch => {
+            if first.mnemonic() == Mnemonic::Syscall {
+                return Err(NotRedirectable::Immovable);
+            }
+            block.push(first);
+            block.push(Instruction::with_branch(Code::Jmp_rel32_64, back).map_err(immovable)?);
+        }
+    }
+    let encoded = BlockEncoder::encode(
+        64,
+        InstructionBlock::new(&block, to),
+        BlockEncoderOptions::NONE,
+    )
+    .map_err(immovable)?;
+    Ok(Continuation { bytes: encoded.code_buffer })
+}
+
+/// `push imm32; movl imm32,4(%rsp)`: a 64-bit constant without a register.
+fn push_constant(block: &mut Vec<Instruction>, value: u64) -> Result<(), NotRedirectable> {
+    let immovable = |_| NotRedirectable::Immovable;
+    let (low, high) = (value as u32 as i32, (value >> 32) as u32 as i32);
+    block.push(Instruction::with1(Code::Pushq_imm32, low).map_err(immovable)?);
+    let memory = iced_x86::MemoryOperand::with_base_displ(iced_x86::Register::RSP, 4);
+    block.push(Instruction::with2(Code::Mov_rm32_imm32, memory, high).map_err(immovable)?);
+    Ok(())
+}
+
+/// What a page swap writes: `jmp rel32` over a first instruction of five bytes or more, or a short jump to padding
+/// near by that holds one. `before` are the original bytes that end right before the function's first byte (with
+/// `before_at` its address), of which only trailing NOPs are taken.
+///
+/// # Errors
+/// [`NotRedirectable::NoRoom`], [`NotRedirectable::BranchInto`].
+pub fn swap_edits(
+    site: &Site<'_>,
+    function: u64,
+    before: &[u8],
+    trampoline: u64,
+) -> Result<Vec<Edit>, NotRedirectable> {
+    let first = site.first()?;
+    let length = first.len();
+    let jump_at = |from: u64| -> Option<Vec<u8>> {
+        let displacement = trampoline.wrapping_sub(from.wrapping_add(5)) as i64;
+        let mut bytes = vec![JMP_REL32];
+        bytes.extend_from_slice(&i32::try_from(displacement).ok()?.to_le_bytes());
+        Some(bytes)
+    };
+    let original = |at: u64, len: usize| -> Option<Vec<u8>> {
+        let bytes = if at >= site.at {
+            site.code.get(usize::try_from(at - site.at).ok()?..)?.get(..len)?
+        } else {
+            let start = before.len().checked_sub(usize::try_from(function.checked_sub(at)?).ok()?)?;
+            before.get(start..start.checked_add(len)?)?
+        };
+        Some(bytes.to_vec())
+    };
+    let edit = |at: u64, redirected: Vec<u8>| -> Option<Edit> {
+        Some(Edit { at, original: original(at, redirected.len())?, redirected })
+    };
+    if branches_into(site, length.min(CLAIM)) {
+        return Err(NotRedirectable::BranchInto);
+    }
+    let direct = || edit(site.at, jump_at(site.at)?);
+    if length >= CLAIM {
+        return direct().map(|edit| vec![edit]).ok_or(NotRedirectable::NoNearMemory);
+    }
+    if length < 2 {
+        return Err(NotRedirectable::NoRoom);
+    }
+    let pads = [padding_before(function, before), padding_after(site)];
+    for pad in pads.into_iter().flatten() {
+        let Ok(reach) = i8::try_from(pad.wrapping_sub(site.at.wrapping_add(2)) as i64) else {
+            continue;
+        };
+        let edits = || {
+            Some(vec![
+                edit(pad, jump_at(pad)?)?,
+                edit(site.at, vec![JMP_REL8, reach.to_le_bytes()[0]])?,
+            ])
+        };
+        return edits().ok_or(NotRedirectable::NoNearMemory);
+    }
+    Err(NotRedirectable::NoRoom)
+}
+
+/// Whether the function branches into bytes 1..end of its own entry.
+fn branches_into(site: &Site<'_>, end: usize) -> bool {
+    let body = site.code.get(..site.len.min(site.code.len())).unwrap_or_default();
+    Decoder::with_ip(64, body, site.at, DecoderOptions::NONE).into_iter().any(|instruction| {
+        let target = instruction.near_branch_target();
+        target > site.at && target < site.at + end as u64
+    })
+}
+
+/// Five bytes of NOPs that end right before the function.
+fn padding_before(function: u64, before: &[u8]) -> Option<u64> {
+    (CLAIM..=before.len().min(32))
+        .filter(|&len| before.get(before.len() - len..).is_some_and(all_nops))
+        .max()
+        .map(|_| function - CLAIM as u64)
+        .filter(|_| true)
+}
+
+/// Five bytes of NOPs right after the function.
+fn padding_after(site: &Site<'_>) -> Option<u64> {
+    let after = site.code.get(site.len..)?;
+    (CLAIM..=after.len().min(32))
+        .any(|len| after.get(..len).is_some_and(all_nops))
+        .then(|| site.at + site.len as u64)
+}
+
+/// Whether the bytes are NOPs (or int3) from the first to the last.
+fn all_nops(bytes: &[u8]) -> bool {
+    let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        // `data16 cs nopw` and its kin are all Nop to the decoder; `xchg %ax,%ax` too.
+        if instruction.is_invalid()
+            || !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3)
+        {
+            return false;
+        }
+    }
+    true
+}

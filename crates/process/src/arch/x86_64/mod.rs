@@ -1,0 +1,34 @@
+//! x86-64: universes through `%gs`, entries through `jmp rel32`.
+
+mod code;
+mod entry;
+mod frame;
+mod syscall;
+
+pub use code::{
+    CHUNK, Chunk, STUB_AREA, SWITCH_HEADER, SwitchHeader, chunk, decode_header, header, stub, table,
+};
+pub use entry::{
+    CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, pun_edit, pun_target, skip_endbr,
+    swap_edits,
+};
+pub use frame::{RESTORER, SYSCALL_GADGET, frame, uses_amx};
+pub use syscall::{
+    EINTR_REPAIR, GS_BASE, RAX, at_restartable_call, is_64_bit, needs_eintr_repair, nr,
+    prepare_call, repair_eintr,
+};
+
+/// Bytes between two slots of a table: the word that entries jump through, and the word of the version itself.
+pub const SLOT_BYTES: u64 = 16;
+
+/// Page size.
+pub const PAGE: u64 = 4096;
+
+/// Where a region that entries reach with a 32-bit displacement must lie: addresses below this.
+pub const LOW_END: u64 = 0x4000_0000;
+
+/// First address past user space.
+pub const USER_END: u64 = 0x7fff_ffff_f000;
+
+/// How far code may lie from what it refers to (`rel32`), with room to spare.
+pub const NEAR: u64 = 0x7000_0000;

@@ -1,0 +1,81 @@
+//! System calls of a stopped task: which number, may it be restarted, how to make it do one for us.
+
+use crate::sys::Registers;
+
+/// Offset of `gs_base` in `user_regs_struct`, for PTRACE_POKEUSER.
+pub const GS_BASE: usize = std::mem::offset_of!(libc::user_regs_struct, gs_base);
+/// Offset of `rax` in `user_regs_struct`.
+pub const RAX: usize = std::mem::offset_of!(libc::user_regs_struct, rax);
+
+/// System call numbers that the engine makes a task perform or looks for.
+pub mod nr {
+    /// mmap
+    pub const MMAP: u64 = 9;
+    /// munmap
+    pub const MUNMAP: u64 = 11;
+    /// mremap
+    pub const MREMAP: u64 = 25;
+    /// close
+    pub const CLOSE: u64 = 3;
+    /// ftruncate
+    pub const FTRUNCATE: u64 = 77;
+    /// futex
+    pub const FUTEX: u64 = 202;
+    /// restart_syscall
+    pub const RESTART_SYSCALL: u64 = 219;
+    /// memfd_create
+    pub const MEMFD_CREATE: u64 = 319;
+}
+
+const EINTR: i64 = -4;
+const ERESTARTSYS: i64 = -512;
+const ERESTARTNOINTR: i64 = -513;
+const ERESTARTNOHAND: i64 = -514;
+const ERESTART_RESTARTBLOCK: i64 = -516;
+
+/// The calls that a ptrace stop ends with EINTR although no handler ran (signal(7), "Interruption of system calls and
+/// library functions by stop signals", and FACTS measured with each): epoll_wait, epoll_pwait, epoll_pwait2, read,
+/// readv, recvfrom, recvmsg, recvmmsg, accept, accept4, connect, write, writev, sendto, sendmsg, sendmmsg,
+/// rt_sigtimedwait, semop, semtimedop, io_getevents, io_pgetevents, io_uring_enter. Not `close`: it must never be
+/// made twice.
+pub const EINTR_REPAIR: [i64; 22] = [
+    232, 281, 441, 0, 19, 45, 47, 299, 43, 288, 42, 1, 20, 44, 46, 307, 128, 65, 220, 208, 333,
+    426,
+];
+
+/// Whether the registers show a call that our interruption ended and that nobody else would restart.
+pub fn needs_eintr_repair(regs: &Registers) -> bool {
+    regs.rax as i64 == EINTR && EINTR_REPAIR.contains(&(regs.orig_rax as i64))
+}
+
+/// What `rax` must be so that the kernel restarts the call, unless a handler runs first (-ERESTARTNOHAND: with a
+/// handler the program sees the EINTR that it would have seen anyway).
+pub fn repair_eintr() -> u64 {
+    ERESTARTNOHAND as u64
+}
+
+/// Whether the task stopped inside a system call that the kernel will restart when it goes on.
+pub fn at_restartable_call(regs: &Registers) -> bool {
+    regs.orig_rax as i64 >= 0
+        && matches!(
+            regs.rax as i64,
+            ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND | ERESTART_RESTARTBLOCK
+        )
+}
+
+/// Whether the task runs 64-bit code (`__USER_CS`).
+pub fn is_64_bit(regs: &Registers) -> bool {
+    regs.cs == 0x33
+}
+
+/// Registers that make the task perform one call at `gadget` (`syscall; ret`) and then return through the frame.
+pub fn prepare_call(saved: &Registers, gadget: u64, frame: u64, number: u64, args: [u64; 6]) -> Registers {
+    let mut regs = *saved;
+    regs.rip = gadget;
+    regs.rsp = frame;
+    regs.rax = number;
+    regs.orig_rax = u64::MAX;
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
+    regs.eflags &= !0x400; // DF clear, as the ABI wants it
+    regs
+}

@@ -1,0 +1,365 @@
+//! Loading: verify, plan, map, write, and open the transition. Until the one commit that opens it no task can reach
+//! anything of it, and every failure takes back what was mapped.
+
+use super::plan::{Function, Plan};
+use super::{Engine, operations::now_ms};
+use crate::error::Error;
+use crate::link::{self, Layout, Resolver};
+use crate::object::{LoadedObject, ObjectError, Objects};
+use crate::state::{Image, ImageFunction, Method, Purpose, Region, State};
+use livegraft_model::{PatchId, PatchState, Slot, UniverseId};
+use livegraft_patchfile::{Func, Patch};
+use sha2::{Digest, Sha256};
+
+/// What one recorded function may come to in the record, generously.
+const RECORD_PER_FUNCTION: u64 = 512;
+
+impl Engine {
+    /// Puts a patch into the target and opens the transition towards it.
+    ///
+    /// # Errors
+    /// Every refusal there is; the target is as it was then.
+    pub(super) fn open_load(
+        &mut self,
+        patch: &Patch,
+        name: &str,
+        forced: Option<Method>,
+    ) -> Result<PatchId, Error> {
+        if let Some(why) = patch.unsupported() {
+            return Err(Error::Unsupported(why));
+        }
+        self.state.model.may_load(name)?;
+        self.refresh_maps()?;
+        let pid = self.process.pid;
+        let objects = Objects::read(&self.process.live, &self.maps).map_err(|error| match error {
+            ObjectError::Is32Bit { .. } => Error::ThirtyTwoBit(pid),
+            source => Error::Object { object: format!("the objects of process {pid}"), source },
+        })?;
+        self.refuse_hazards(&objects)?;
+        let functions = self.functions(patch, &objects)?;
+        for (function, _) in &functions {
+            self.compare_text(function)?;
+        }
+        if self.gadgets.restorers.is_empty() {
+            return Err(Error::NoHost {
+                pid,
+                why: "its C library has no code that livegraft knows how to use".to_owned(),
+            });
+        }
+        self.survey()?;
+        self.rewind_pool();
+        if let Some(id) = self.disabled_image(patch, name, forced, &functions) {
+            self.reopen(id)?;
+            return Ok(id);
+        }
+        let before = self.state.clone();
+        let had_registry = self.registry.is_some();
+        match self.place(patch, name, forced, &objects, functions) {
+            Ok(id) => {
+                self.apply_edits()?;
+                Ok(id)
+            }
+            Err(error) => {
+                // What went wrong is what the user must hear, not that clearing up failed as well.
+                let _ = self.abandon(before, had_registry);
+                Err(error)
+            }
+        }
+    }
+
+    fn refuse_hazards(&self, objects: &Objects) -> Result<(), Error> {
+        let executable = objects.executable();
+        if executable.is_static() {
+            return Err(Error::Static(executable.name().to_owned()));
+        }
+        for object in objects.iter() {
+            if let Some(hazard) = object.language_hazards() {
+                return Err(Error::ForeignStacks { object: object.name().to_owned(), hazard });
+            }
+        }
+        Ok(())
+    }
+
+    /// The functions to replace, found and checked against their files.
+    fn functions<'a, 'p>(
+        &self,
+        patch: &'p Patch,
+        objects: &'a Objects,
+    ) -> Result<Vec<(Function<'a>, &'p Func)>, Error> {
+        let mut all = Vec::new();
+        for wanted in &patch.objects {
+            let name = wanted.name.as_deref();
+            let object = objects.by_name(name).ok_or_else(|| Error::ObjectNotLoaded {
+                pid: self.process.pid,
+                object: name.unwrap_or_default().to_owned(),
+            })?;
+            if object.build_id() != wanted.build_id {
+                return Err(Error::WrongBuildId {
+                    pid: self.process.pid,
+                    object: object.name().to_owned(),
+                    found: hex(object.build_id()),
+                    wanted: hex(&wanted.build_id),
+                });
+            }
+            for func in &wanted.funcs {
+                all.push((self.function(func, name, object)?, func));
+            }
+        }
+        // An entry that begins within another's first five bytes must be planned before it.
+        all.sort_by_key(|(function, _)| std::cmp::Reverse(function.start));
+        Ok(all)
+    }
+
+    fn function<'a>(
+        &self,
+        func: &Func,
+        object_name: Option<&str>,
+        object: &'a LoadedObject,
+    ) -> Result<Function<'a>, Error> {
+        let print = &func.fingerprint;
+        let differs = || Error::Fingerprint {
+            function: func.old_name.clone(),
+            object: object.name().to_owned(),
+        };
+        let start = object.avma(print.svma);
+        let function = Function::read(&func.old_name, object_name, object, start, print.size)
+            .ok_or_else(differs)?;
+        if Sha256::digest(function.body())[..] != print.sha256 {
+            return Err(differs());
+        }
+        Ok(function)
+    }
+
+    /// The running text must be what the file says, our own entries apart.
+    fn compare_text(&self, function: &Function<'_>) -> Result<(), Error> {
+        let (address, wanted) = function.surroundings();
+        let mut wanted = wanted.to_vec();
+        self.overlay(address, &mut wanted, &self.state.model.redirected());
+        let found = self
+            .memory()
+            .read_vec(address, wanted.len())
+            .map_err(|_| Error::Exited(self.process.pid))?;
+        let differing = found.iter().zip(&wanted).enumerate().find(|(_, (found, wanted))| found != wanted);
+        let Some((index, (&found, &wanted))) = differing else {
+            return Ok(());
+        };
+        Err(Error::ForeignBytes {
+            function: function.name.clone(),
+            address: address + index as u64,
+            found,
+            wanted,
+            guess: match found {
+                0xcc => "a breakpoint of a debugger, or a uprobe of perf, bpftrace or SystemTap",
+                _ => "another tool has changed it",
+            },
+        })
+    }
+
+    /// The memory of the same patch, loaded before and unloaded since.
+    fn disabled_image(
+        &self,
+        patch: &Patch,
+        name: &str,
+        forced: Option<Method>,
+        functions: &[(Function<'_>, &Func)],
+    ) -> Option<PatchId> {
+        let known = self.state.model.patches().iter().find(|known| {
+            known.name == name
+                && known.state == PatchState::Disabled
+                && self.state.image(known.id).is_some_and(|image| image.digest == patch.digest)
+        })?;
+        // It lies where its objects were then; and the user may want other entries now.
+        let same = functions.iter().all(|(function, _)| {
+            self.state.slot_at(function.start).and_then(|slot| self.state.entry(slot)).is_some_and(
+                |entry| entry.at == function.at() && forced.is_none_or(|m| m == entry.method),
+            )
+        });
+        same.then_some(known.id)
+    }
+
+    /// Opens the transition towards a patch whose memory is there.
+    fn reopen(&mut self, id: PatchId) -> Result<(), Error> {
+        self.state.model.begin_load(id)?;
+        self.open_universe()?;
+        self.apply_edits()
+    }
+
+    /// Gives the open transition's target a table, writes all tables and records the transition.
+    pub(super) fn open_universe(&mut self) -> Result<(), Error> {
+        let Some(to) = self.state.model.transition().map(|open| open.to) else {
+            return Ok(());
+        };
+        if self.gs_of(to).is_none() {
+            let slots = self.state.entries.len() as u64;
+            let mut plan = self.plan()?;
+            let table = self.plan_table(&mut plan, slots)?;
+            if !plan.regions.is_empty() {
+                // Recorded with the transition still closed.
+                let opened = self.state.clone();
+                let mut closed = Engine::recorded(self)?;
+                closed.regions.extend(&plan.regions);
+                self.state = closed;
+                self.commit()?;
+                self.map(&plan.regions)?;
+                let regions = self.state.regions.clone();
+                self.state = State { regions, ..opened };
+                self.mark_reachable(&plan.regions);
+            }
+            self.state.tables.push((to, table));
+        }
+        self.write_tables()?;
+        self.begin();
+        self.commit()
+    }
+
+    fn begin(&mut self) {
+        self.state.began_ms = now_ms();
+        self.state.began_ticks = crate::sys::boot_ticks();
+    }
+
+    /// The state as it is recorded in the target now.
+    fn recorded(&self) -> Result<State, Error> {
+        let found = crate::registry::Registry::find(self.process.pid, self.memory(), &self.maps)?;
+        Ok(found.map(|(_, state)| state).unwrap_or_default())
+    }
+
+    /// Maps, links, writes, and opens the transition.
+    fn place(
+        &mut self,
+        patch: &Patch,
+        name: &str,
+        forced: Option<Method>,
+        objects: &Objects,
+        functions: Vec<(Function<'_>, &Func)>,
+    ) -> Result<PatchId, Error> {
+        self.create_registry()?;
+        self.make_room(functions.len() as u64 * RECORD_PER_FUNCTION)?;
+        let (mut fresh, mut known) = (Vec::new(), Vec::new());
+        for (function, _) in &functions {
+            match self.state.slot_at(function.start) {
+                Some(slot) => known.push(slot),
+                None => fresh.push(function.clone()),
+            }
+        }
+        let slots = (self.state.entries.len() + fresh.len()) as u64;
+        let layout = Layout::of(patch)?;
+        let mut plan = self.plan()?;
+        self.plan_low_table(&mut plan, slots)?;
+        self.plan_entries(&mut plan, &fresh, &known, forced)?;
+        let first = functions.first().map_or_else(|| objects.executable(), |(f, _)| f.object);
+        let sizes = [layout.text_size, layout.ro_size, layout.rw_size];
+        let base = self.plan_image(&mut plan, first, sizes, layout.needs_low)?;
+        let table = self.plan_table(&mut plan, slots)?;
+        let resolver = Resolver::new(objects, &self.process.memory);
+        let linked = link::link(patch, &layout, base, &resolver)?;
+
+        self.state.regions.extend(&plan.regions);
+        self.commit()?;
+        self.map(&plan.regions)?;
+        for segment in &linked.segments {
+            self.write(segment.avma, &segment.bytes)?;
+        }
+        self.state.low = plan.low;
+        let Plan { regions, writes, entries, .. } = plan;
+        for (address, bytes) in writes {
+            self.write(address, &bytes)?;
+        }
+        self.state.entries.extend(entries);
+        let image = self.image(patch, &functions, &linked, base, layout.total_size);
+        self.open_new(name, image, table, &regions)
+    }
+
+    fn image(
+        &self,
+        patch: &Patch,
+        functions: &[(Function<'_>, &Func)],
+        linked: &link::Linked,
+        start: u64,
+        len: u64,
+    ) -> Image {
+        let functions = functions
+            .iter()
+            .filter_map(|(function, func)| {
+                let bodies = linked.body_of(func.new_func);
+                Some(ImageFunction {
+                    slot: self.state.slot_at(function.start)?,
+                    entry: linked.symbol_avma(func.new_func)?,
+                    bodies: bodies.iter().map(|b| (b.start.saturating_sub(1), b.end)).collect(),
+                })
+            })
+            .collect();
+        Image { id: PatchId(0), digest: patch.digest, start, len, functions }
+    }
+
+    /// The point of no return: all is written, now the record says that tasks may reach it.
+    fn open_new(
+        &mut self,
+        name: &str,
+        mut image: Image,
+        table: u64,
+        regions: &[Region],
+    ) -> Result<PatchId, Error> {
+        let slots: Vec<Slot> = image.functions.iter().map(|function| function.slot).collect();
+        self.probe_text(&slots)?;
+        let id = self.state.model.add(name, slots);
+        image.id = id;
+        self.state.images.push(image);
+        let to = self.state.model.begin_load(id)?.to;
+        if to != UniverseId::ORIGINAL && self.gs_of(to).is_none() {
+            self.state.tables.push((to, table));
+        }
+        self.write_tables()?;
+        self.mark_reachable(regions);
+        self.begin();
+        self.commit()?;
+        Ok(id)
+    }
+
+    /// Writes the bytes of entries over themselves: is writing to the text allowed at all?
+    fn probe_text(&self, slots: &[Slot]) -> Result<(), Error> {
+        let pid = self.process.pid;
+        for entry in slots.iter().filter_map(|&slot| self.state.entry(slot)) {
+            for edit in &entry.edits {
+                self.memory()
+                    .read_vec(edit.at, 1)
+                    .and_then(|bytes| self.memory().write(edit.at, &bytes))
+                    .map_err(|source| Error::RemoteCall {
+                        pid,
+                        what: format!("have its code changed at {:#x}", edit.at),
+                        source,
+                    })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what a failed load mapped.
+    fn abandon(&mut self, before: State, had_registry: bool) -> Result<(), Error> {
+        let kept: Vec<u64> = before.regions.iter().map(|region| region.start).collect();
+        let grown = |region: &Region| region.purpose == Purpose::Registry;
+        let mine: Vec<Region> =
+            self.state.regions.iter().copied().filter(|r| !kept.contains(&r.start)).collect();
+        if had_registry {
+            let (registries, others): (Vec<Region>, Vec<Region>) =
+                mine.into_iter().partition(grown);
+            self.unmap(&others)?;
+            self.state = before;
+            // A record that has moved to a larger place stays there.
+            self.state.regions.extend(registries);
+            self.commit_idle()
+        } else {
+            self.registry = None;
+            self.state = before;
+            self.unmap(&mine)
+        }
+    }
+}
+
+/// Lower-case hexadecimal digits, or `none`.
+fn hex(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "none".to_owned();
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+

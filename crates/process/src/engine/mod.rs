@@ -1,0 +1,434 @@
+//! One process under the hands of one command: what is recorded in it, and the motions that change it.
+
+mod edits;
+mod inspect;
+mod load;
+mod operations;
+mod plan;
+mod pool;
+mod transition;
+
+pub use inspect::{EntryView, MappingView, Overview, PatchView, TaskView, TransitionView};
+pub use operations::{Ended, OnTimeout, Options, Progress, Report, Reported};
+pub use transition::Blocked;
+
+use crate::arch::{self, PAGE, SLOT_BYTES, SWITCH_HEADER, nr};
+use crate::error::Error;
+use crate::memory::Memory;
+use crate::object::{self, Mapping};
+use crate::process::{Process, Stat, Task};
+use crate::registry::{self, Registry};
+use crate::remote::{Gadgets, Host};
+use crate::state::{Controller, Purpose, Region, State};
+use crate::sys;
+use crate::tracer::{Stopping, Tracer};
+use livegraft_model::{Slot, Standing, UniverseId, Version};
+use std::fs::File;
+use std::path::Path;
+
+/// At most so many remote calls per stop of their host.
+const CALLS_PER_STOP: usize = 4;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    process: Process,
+    maps: Vec<Mapping>,
+    registry: Option<Registry>,
+    state: State,
+    tracer: Tracer,
+    gadgets: Gadgets,
+    /// Pool cells handed out beyond these addresses only: (region index among pools, offset).
+    pool: pool::Cursor,
+    _lock: Option<File>,
+}
+
+impl Engine {
+    /// Opens a process to look at it.
+    ///
+    /// # Errors
+    /// See [`Process::open`]; [`Error::Registry`].
+    pub fn inspect(pid: i32) -> Result<Engine, Error> {
+        Engine::open(pid, None)
+    }
+
+    /// Opens a process to change it, and clears away what an interrupted command left.
+    ///
+    /// # Errors
+    /// As [`Engine::inspect`]; [`Error::Locked`], [`Error::Traced`], [`Error::ThirtyTwoBit`].
+    pub fn change(pid: i32) -> Result<Engine, Error> {
+        // Opened first: a process that does not exist is not locked.
+        Process::open(pid)?;
+        let lock = File::open(Path::new("/proc").join(pid.to_string()))
+            .map_err(|_| Error::NoProcess(pid))?;
+        let locked = sys::try_lock(&lock);
+        if !locked {
+            let other = Engine::inspect(pid).ok().and_then(|other| other.state.controller);
+            return Err(Error::Locked { pid, other: other.map(|controller| controller.pid) });
+        }
+        let mut engine = Engine::open(pid, Some(lock))?;
+        if let Some(tracer) = engine.process.tracer() {
+            return Err(traced(pid, tracer));
+        }
+        engine.recover()?;
+        Ok(engine)
+    }
+
+    fn open(pid: i32, lock: Option<File>) -> Result<Engine, Error> {
+        sys::block_sigchld();
+        let process = Process::open(pid)?;
+        let maps = object::read_mappings(&process.live).map_err(|_| Error::Exited(pid))?;
+        let found = Registry::find(pid, &process.memory, &maps)?;
+        let (registry, state) = found.map_or_else(
+            || (None, State::default()),
+            |(registry, state)| (Some(registry), state),
+        );
+        let gadgets = Gadgets::find(&process, &maps).unwrap_or_default();
+        Ok(Engine {
+            process,
+            maps,
+            registry,
+            state,
+            tracer: Tracer::default(),
+            gadgets,
+            pool: pool::Cursor::default(),
+            _lock: lock,
+        })
+    }
+
+    /// The process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// What is recorded in it.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Whether livegraft has ever left something in it.
+    pub fn is_known(&self) -> bool {
+        self.registry.is_some()
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.process.memory
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.memory().write(address, bytes).map_err(Error::io(format!(
+            "writing to process {} at {address:#x}",
+            self.process.pid
+        )))
+    }
+
+    fn refresh_maps(&mut self) -> Result<(), Error> {
+        self.maps =
+            object::read_mappings(&self.process.live).map_err(|_| Error::Exited(self.process.pid))?;
+        Ok(())
+    }
+
+    /// Records the state in the target, in one motion, and that we are at work.
+    fn commit(&mut self) -> Result<(), Error> {
+        let pid = std::process::id() as i32;
+        let start_time = Stat::read(Path::new("/proc/self/stat")).map_or(0, |stat| stat.start_time);
+        self.commit_as(Some(Controller { pid, start_time }))
+    }
+
+    fn commit_as(&mut self, controller: Option<Controller>) -> Result<(), Error> {
+        self.state.controller = controller;
+        self.make_room(0)?;
+        let Some(registry) = &mut self.registry else {
+            return Ok(());
+        };
+        registry
+            .commit(&self.process.memory, &self.state)
+            .map_err(Error::io(format!("recording in process {}", self.process.pid)))
+    }
+
+    /// Sees to it that a record `extra` bytes larger than now fits.
+    fn make_room(&mut self, extra: u64) -> Result<(), Error> {
+        let Some(lacks) = self.registry.as_ref().and_then(|registry| registry.lacks(&self.state, extra))
+        else {
+            return Ok(());
+        };
+        let half = lacks.saturating_mul(2).next_multiple_of(PAGE);
+        let region = self.plan_anywhere(half.saturating_mul(2), Purpose::Registry)?;
+        // Recorded before it is mapped, in what room there is: without what is to be recorded next.
+        let wanted = std::mem::take(&mut self.state);
+        let recorded = Registry::find(self.process.pid, self.memory(), &self.maps)?;
+        if let (Some((_, mut state)), Some(registry)) = (recorded, &mut self.registry) {
+            state.regions.push(region);
+            registry
+                .commit(&self.process.memory, &state)
+                .map_err(Error::io("recording a larger record"))?;
+        }
+        self.state = wanted;
+        self.map(&[region])?;
+        self.state.regions.push(Region { reachable: true, ..region });
+        let (first, second) = (region.start, region.start + half);
+        for place in [first, second] {
+            if let Some(registry) = &mut self.registry {
+                registry.move_spare(place, half);
+                registry
+                    .commit(&self.process.memory, &self.state)
+                    .map_err(Error::io("recording"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A task that makes calls for us, until it is dropped.
+    fn host(&mut self) -> Result<Host<'_>, Error> {
+        Host::find(&self.process, &self.gadgets, &mut self.tracer)
+    }
+
+    /// Maps regions that are recorded as planned.
+    fn map(&mut self, regions: &[Region]) -> Result<(), Error> {
+        for batch in regions.chunks(CALLS_PER_STOP) {
+            let mut host = self.host()?;
+            for region in batch {
+                map_one(&mut host, region)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmaps regions that no task can have reached, if what is there is what we would have mapped.
+    fn unmap(&mut self, regions: &[Region]) -> Result<(), Error> {
+        self.refresh_maps()?;
+        let there: Vec<Region> =
+            regions.iter().copied().filter(|region| self.is_mapped(region)).collect();
+        for batch in there.chunks(CALLS_PER_STOP) {
+            let mut host = self.host()?;
+            for region in batch {
+                host.call("unmap memory", nr::MUNMAP, [region.start, region.len, 0, 0, 0, 0])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_mapped(&self, region: &Region) -> bool {
+        let protection = region.purpose.protection();
+        let bit = |flag: i32| protection & flag != 0;
+        self.maps.iter().any(|mapping| {
+            mapping.start == region.start
+                && mapping.end == region.end()
+                && !mapping.shared
+                && (mapping.inode == 0 || registry::is_ours(mapping))
+                && mapping.read == bit(libc::PROT_READ)
+                && mapping.write == bit(libc::PROT_WRITE)
+                && mapping.exec == bit(libc::PROT_EXEC)
+        })
+    }
+
+    /// Creates the record in the target, or takes over the mapping that an interrupted command made for one.
+    fn create_registry(&mut self) -> Result<(), Error> {
+        if self.registry.is_some() {
+            return Ok(());
+        }
+        self.state.instance = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
+        let left = self.maps.iter().find(|mapping| {
+            registry::is_ours(mapping)
+                && mapping.end - mapping.start == registry::INITIAL
+                && !mapping.shared
+        });
+        let left_fd = self.process.open_file_named(registry::MAPPING);
+        let start = match left {
+            Some(mapping) => mapping.start,
+            None => {
+                let mut host = Host::find(&self.process, &self.gadgets, &mut self.tracer)?;
+                let name = host.place(b"livegraft\0")?;
+                const MFD_CLOEXEC: u64 = 1;
+                let fd = match left_fd {
+                    Some(fd) => fd,
+                    None => host.call(
+                        "create a memfd",
+                        nr::MEMFD_CREATE,
+                        [name, MFD_CLOEXEC, 0, 0, 0, 0],
+                    )?,
+                };
+                let mapped = host
+                    .call("size a memfd", nr::FTRUNCATE, [fd, registry::INITIAL, 0, 0, 0, 0])
+                    .and_then(|_| {
+                        let flags = libc::MAP_PRIVATE as u64;
+                        let args = [0, registry::INITIAL, libc::PROT_READ as u64, flags, fd, 0];
+                        host.call("map a memfd", nr::MMAP, args)
+                    });
+                host.call("close a memfd", nr::CLOSE, [fd, 0, 0, 0, 0, 0])?;
+                mapped?
+            }
+        };
+        if let (Some(fd), Some(_)) = (left_fd, left) {
+            self.host()?.call("close a memfd", nr::CLOSE, [fd, 0, 0, 0, 0, 0])?;
+        }
+        let memory_error = Error::io("recording");
+        self.state.regions.push(Region {
+            start,
+            len: registry::INITIAL,
+            purpose: Purpose::Registry,
+            reachable: true,
+        });
+        let registry =
+            Registry::create(&self.process.memory, start, &self.state).map_err(memory_error)?;
+        self.registry = Some(registry);
+        Ok(())
+    }
+
+    /// Clears away what an interrupted command left: regions that no task can have reached, and entries whose bytes
+    /// are not what the record says they should be.
+    fn recover(&mut self) -> Result<(), Error> {
+        if self.registry.is_none() {
+            return Ok(());
+        }
+        let left: Vec<Region> =
+            self.state.regions.iter().copied().filter(|region| !region.reachable).collect();
+        if !left.is_empty() {
+            self.unmap(&left)?;
+            self.state.regions.retain(|region| region.reachable);
+            self.commit()?;
+            self.refresh_maps()?;
+        }
+        self.apply_edits()
+    }
+
+    /// The gs base that stands for a universe.
+    fn gs_of(&self, universe: UniverseId) -> Option<u64> {
+        if universe == UniverseId::ORIGINAL {
+            return Some(0);
+        }
+        let (_, table) = self.state.tables.iter().find(|(id, _)| *id == universe)?;
+        table.checked_sub(self.state.low)
+    }
+
+    /// Which universe a gs base stands for; `None`: none of ours.
+    fn standing(&self, gs_base: u64) -> Option<Standing> {
+        if gs_base == 0 {
+            return Some(Standing::In(UniverseId::ORIGINAL));
+        }
+        let table = gs_base.checked_add(self.state.low).filter(|_| self.state.low != 0)?;
+        if let Some((id, _)) = self.state.tables.iter().find(|(_, address)| *address == table) {
+            return Some(Standing::In(*id));
+        }
+        self.waiting_at(table)
+    }
+
+    /// The address of a version's code.
+    fn version_address(&self, slot: Slot, version: Version) -> Option<u64> {
+        match version {
+            Version::Original => Some(self.state.entry(slot)?.continuation),
+            Version::Patched(patch) => {
+                let image = self.state.image(patch)?;
+                image.functions.iter().find(|function| function.slot == slot).map(|f| f.entry)
+            }
+        }
+    }
+
+    /// The slots of a universe's table: each leads to its version.
+    fn slots_of(&self, universe: UniverseId) -> Result<Vec<(u64, u64)>, Error> {
+        let damaged = || Error::Registry {
+            pid: self.process.pid,
+            why: "it names code that it does not record".to_owned(),
+        };
+        let universe = self.state.model.universe(universe).ok_or_else(damaged)?;
+        (0..self.state.entries.len())
+            .map(|index| {
+                let slot = Slot(index as u32);
+                let address =
+                    self.version_address(slot, universe.version(slot)).ok_or_else(damaged)?;
+                Ok((address, address))
+            })
+            .collect()
+    }
+
+    /// Writes the tables of all live universes. What a slot already said, it says again.
+    fn write_tables(&self) -> Result<(), Error> {
+        let live: Vec<UniverseId> = self.state.model.universes().map(|(id, _)| id).collect();
+        for universe in live {
+            let Some(address) = (match universe {
+                UniverseId::ORIGINAL => Some(self.state.low),
+                _ => self.state.tables.iter().find(|(id, _)| *id == universe).map(|(_, at)| *at),
+            }) else {
+                continue;
+            };
+            let slots = self.slots_of(universe)?;
+            let room = self
+                .state
+                .region_at(address)
+                .map_or(0, |region| region.end().saturating_sub(address) / SLOT_BYTES);
+            if slots.len() as u64 > room {
+                return Err(Error::TooManyFunctions(self.process.pid));
+            }
+            self.write(address, &arch::table(&slots))?;
+        }
+        Ok(())
+    }
+
+    /// Looks at every task once, changing nothing: each must be one that the engine can serve. Returns them with
+    /// where they stand.
+    fn survey(&mut self) -> Result<Vec<(Task, Standing)>, Error> {
+        let pid = self.process.pid;
+        let mut seen = Vec::new();
+        for task in self.process.tasks()?.tasks {
+            for attempt in 0.. {
+                match self.tracer.stop(task, 0) {
+                    Stopping::Gone => break,
+                    Stopping::Late => break,
+                    Stopping::Denied(0) if attempt > 3 => return Err(Error::NoPermission(pid)),
+                    Stopping::Denied(tracer) if tracer != 0 && attempt > 3 => {
+                        return Err(traced(task.tid, tracer));
+                    }
+                    Stopping::Denied(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                    Stopping::Stopped(stopped) => {
+                        let regs = stopped.regs;
+                        drop(stopped);
+                        if regs.rip == 0 && regs.rsp == 0 {
+                            break; // an io_uring worker
+                        }
+                        if !arch::is_64_bit(&regs) {
+                            return Err(Error::ThirtyTwoBit(pid));
+                        }
+                        let value = regs.gs_base;
+                        let standing = self
+                            .standing(value)
+                            .ok_or(Error::GsInUse { tid: task.tid, value })?;
+                        if let Standing::Waiting { .. } = standing {
+                            self.pool.keep(value.wrapping_add(self.state.low));
+                        }
+                        seen.push((task, standing));
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(seen)
+    }
+}
+
+fn traced(tid: i32, tracer: i32) -> Error {
+    let name = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
+    Error::Traced { tid, tracer, name: name.trim_end().to_owned() }
+}
+
+fn map_one(host: &mut Host<'_>, region: &Region) -> Result<(), Error> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    let protection = region.purpose.protection() as u64;
+    let args = [region.start, region.len, protection, flags as u64, u64::MAX, 0];
+    let what = format!("map memory at {:#x} ({})", region.start, region.purpose.describe());
+    let got = host.call(&what, nr::MMAP, args)?;
+    if got != region.start {
+        // A kernel that does not know MAP_FIXED_NOREPLACE took it for a hint.
+        host.call("unmap memory", nr::MUNMAP, [got, region.len, 0, 0, 0, 0])?;
+        return Err(Error::RemoteCall {
+            pid: 0,
+            what,
+            source: std::io::Error::from_raw_os_error(libc::EEXIST),
+        });
+    }
+    Ok(())
+}
+
+/// Bytes of a table with room for so many slots, its header included.
+fn table_bytes(slots: u64) -> u64 {
+    slots.saturating_mul(SLOT_BYTES).saturating_add(SWITCH_HEADER)
+}

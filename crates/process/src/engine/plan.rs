@@ -1,0 +1,446 @@
+//! Planning a load: which entries, by which method, in what memory. Nothing here changes the target.
+
+use super::edits::planned;
+use super::{Engine, table_bytes};
+use crate::arch::{self, Edit, NotRedirectable, PAGE, SLOT_BYTES, SWITCH_HEADER, Site};
+use crate::error::Error;
+use crate::object::LoadedObject;
+use crate::space::{Space, pages};
+use crate::state::{Entry, Method, Purpose, Region};
+use livegraft_model::Slot;
+use std::ops::Range;
+
+/// Bytes read before a function, for padding.
+const BEFORE: u64 = 32;
+/// Bytes read after a function, for padding and for the five claimed ones of a short function.
+const AFTER: u64 = 32;
+
+/// What a load will map and write.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Free and taken addresses, those of the plan included.
+    pub space: Space,
+    /// The regions to map, at their addresses.
+    pub regions: Vec<Region>,
+    /// What to write once they are mapped.
+    pub writes: Vec<(u64, Vec<u8>)>,
+    /// Entries that have no slot yet, in the order of their slots.
+    pub entries: Vec<Entry>,
+    /// Address of universe 0's first slot.
+    pub low: u64,
+}
+
+/// A function to redirect, as its file has it.
+#[derive(Debug, Clone)]
+pub(super) struct Function<'a> {
+    pub name: String,
+    pub object_name: Option<String>,
+    pub object: &'a LoadedObject,
+    pub start: u64,
+    pub size: u64,
+    /// From `BEFORE` bytes before the start (less at the start of the text) to `AFTER` bytes after the end.
+    code: Vec<u8>,
+    code_at: u64,
+}
+
+impl<'a> Function<'a> {
+    /// Reads the function's code from the object's file; `None` when it is not code there.
+    pub fn read(
+        name: &str,
+        object_name: Option<&str>,
+        object: &'a LoadedObject,
+        start: u64,
+        size: u64,
+    ) -> Option<Function<'a>> {
+        let end = start.checked_add(size).filter(|_| size > 0)?;
+        let text = object.code_ranges().into_iter().find(|text| text.contains(&start))?;
+        if end > text.end {
+            return None;
+        }
+        let from = start.saturating_sub(BEFORE).max(text.start);
+        let code = object.code(from..end.saturating_add(AFTER).min(text.end))?;
+        let name = name.to_owned();
+        let object_name = object_name.map(str::to_owned);
+        Some(Function { name, object_name, object, start, size, code, code_at: from })
+    }
+
+    /// The function's own bytes.
+    pub fn body(&self) -> &[u8] {
+        let from = (self.start - self.code_at) as usize;
+        self.code.get(from..from + self.size as usize).unwrap_or_default()
+    }
+
+    /// The bytes whose running copies must be what the file says: the function, its padding, and what it claims.
+    pub fn surroundings(&self) -> (u64, &[u8]) {
+        (self.code_at, &self.code)
+    }
+
+    fn before(&self) -> &[u8] {
+        self.code.get(..(self.start - self.code_at) as usize).unwrap_or_default()
+    }
+
+    fn site(&self) -> Site<'_> {
+        let skip = arch::skip_endbr(self.body());
+        let from = (self.start - self.code_at) as usize + skip;
+        Site {
+            at: self.start + skip as u64,
+            code: self.code.get(from..).unwrap_or_default(),
+            len: (self.size as usize).saturating_sub(skip),
+        }
+    }
+
+    /// Where it would be redirected.
+    pub fn at(&self) -> u64 {
+        self.start + arch::skip_endbr(self.body()) as u64
+    }
+}
+
+impl Engine {
+    /// A region at an address that nothing else is near to, for what need not be in reach of code.
+    pub(super) fn plan_anywhere(&mut self, len: u64, purpose: Purpose) -> Result<Region, Error> {
+        self.refresh_maps()?;
+        let mut space = Space::new(&self.maps);
+        for region in &self.state.regions {
+            space.take(region.start..region.end());
+        }
+        let pid = self.process.pid;
+        let text = self.gadgets.restorers.first().copied().unwrap_or(arch::USER_END / 2);
+        let start = space
+            .find_near(len, &(text..text + 1))
+            .ok_or(Error::NoSpace { size: len, object: format!("process {pid}") })?;
+        Ok(planned(start, len, purpose))
+    }
+
+    /// Begins a plan.
+    pub(super) fn plan(&mut self) -> Result<Plan, Error> {
+        self.refresh_maps()?;
+        let mut space = Space::new(&self.maps);
+        for region in &self.state.regions {
+            space.take(region.start..region.end());
+        }
+        Ok(Plan {
+            space,
+            regions: Vec::new(),
+            writes: Vec::new(),
+            entries: Vec::new(),
+            low: self.state.low,
+        })
+    }
+
+    /// Plans universe 0's table, with room for `slots`.
+    pub(super) fn plan_low_table(&self, plan: &mut Plan, slots: u64) -> Result<(), Error> {
+        if plan.low != 0 {
+            let room = self.state.region_at(plan.low).map_or(0, |region| region.end() - plan.low);
+            return if slots * SLOT_BYTES <= room {
+                Ok(())
+            } else {
+                Err(Error::TooManyFunctions(self.process.pid))
+            };
+        }
+        let len = table_bytes(slots.saturating_mul(2)).next_multiple_of(PAGE);
+        let random = getrandom::u64().unwrap_or(0);
+        let start = plan.space.find_low(len, random).ok_or_else(|| Error::NoSpace {
+            size: len,
+            object: "the first 1 GiB of its address space".to_owned(),
+        })?;
+        self.add(plan, planned(start, len, Purpose::LowTable));
+        plan.low = start + SWITCH_HEADER;
+        Ok(())
+    }
+
+    /// Finds or plans a table for one more universe.
+    pub(super) fn plan_table(&mut self, plan: &mut Plan, slots: u64) -> Result<u64, Error> {
+        let live: Vec<u64> = self.state.tables.iter().map(|&(_, table)| table).collect();
+        let free = self.state.regions.iter().find(|region| {
+            region.purpose == Purpose::Tables
+                && region.len >= table_bytes(slots)
+                && !live.contains(&(region.start + SWITCH_HEADER))
+        });
+        if let Some(region) = free {
+            return Ok(region.start + SWITCH_HEADER);
+        }
+        let len = table_bytes(slots.saturating_mul(2)).next_multiple_of(PAGE);
+        let near = self.gadgets.restorers.first().copied().unwrap_or(arch::USER_END / 2);
+        let start = plan
+            .space
+            .find_near(len, &(near..near + 1))
+            .ok_or(Error::NoSpace { size: len, object: "the C library".to_owned() })?;
+        self.add(plan, planned(start, len, Purpose::Tables));
+        Ok(start + SWITCH_HEADER)
+    }
+
+    fn add(&self, plan: &mut Plan, region: Region) {
+        plan.space.take(region.start..region.end());
+        plan.regions.push(region);
+    }
+
+    /// Plans the patch's own memory, a block of text, constants and variables in reach of its first object.
+    pub(super) fn plan_image(
+        &self,
+        plan: &mut Plan,
+        object: &LoadedObject,
+        sizes: [u64; 3],
+        low: bool,
+    ) -> Result<u64, Error> {
+        let total: u64 = sizes.iter().sum();
+        let span = object.span();
+        let no_space = || Error::NoSpace { size: total, object: object.name().to_owned() };
+        let start = if low {
+            let end = 0x7fff_0000u64;
+            plan.space.find(total, 0..span.start.min(end), true)
+        } else {
+            plan.space.find_near(total, &span)
+        };
+        let start = start.ok_or_else(no_space)?;
+        let mut at = start;
+        for (size, purpose) in sizes.into_iter().zip([Purpose::Text, Purpose::Constants, Purpose::Data])
+        {
+            if size > 0 {
+                self.add(plan, planned(at, size, purpose));
+                at += size;
+            }
+        }
+        Ok(start)
+    }
+
+    /// Plans the entries of functions that have no slot yet. `slots` are those that the patch's other functions have
+    /// already.
+    pub(super) fn plan_entries(
+        &self,
+        plan: &mut Plan,
+        functions: &[Function<'_>],
+        known: &[Slot],
+        forced: Option<Method>,
+    ) -> Result<(), Error> {
+        let redirected = self.state.model.redirected();
+        // Bytes that are jumps while these functions are redirected.
+        let mut jumps: Vec<u64> = functions.iter().map(Function::at).collect();
+        jumps.extend(
+            redirected.iter().chain(known).filter_map(|&slot| Some(self.state.entry(slot)?.at)),
+        );
+        for function in functions {
+            let slot = (self.state.entries.len() + plan.entries.len()) as u32;
+            let refuse = |why| Error::NotRedirectable {
+                function: function.name.clone(),
+                forced: forced.map(Method::name),
+                why,
+            };
+            let chunk_at = self.plan_chunk(plan, function)?;
+            let entry = match forced {
+                Some(Method::Pun) => self.pun(plan, function, slot, chunk_at, &jumps),
+                Some(Method::Swap) => self.swap(plan, function, slot, chunk_at, &jumps),
+                None => self
+                    .pun(plan, function, slot, chunk_at, &jumps)
+                    .or_else(|why| match why {
+                        NotRedirectable::Undecodable | NotRedirectable::Immovable => Err(why),
+                        _ => self.swap(plan, function, slot, chunk_at, &jumps),
+                    }),
+            }
+            .map_err(refuse)?;
+            plan.entries.push(entry);
+        }
+        Ok(())
+    }
+
+    /// The next free chunk in a trampoline region near the function, planning a region where there is none.
+    fn plan_chunk(&self, plan: &mut Plan, function: &Function<'_>) -> Result<u64, Error> {
+        let used = |at: u64| {
+            let all = self.state.entries.iter().chain(&plan.entries);
+            all.map(|entry| entry.continuation).any(|other| (at..at + arch::CHUNK).contains(&other))
+        };
+        let span = function.object.span();
+        let reaches = |at: u64| {
+            at.abs_diff(span.start) < arch::NEAR && at.abs_diff(span.end) < arch::NEAR
+        };
+        let all = self.state.regions.iter().chain(&plan.regions);
+        for region in all.filter(|region| region.purpose == Purpose::Trampolines) {
+            let mut at = region.start + arch::STUB_AREA;
+            while at + arch::CHUNK <= region.end() && reaches(at) {
+                if !used(at) {
+                    return Ok(at);
+                }
+                at += arch::CHUNK;
+            }
+        }
+        let len = PAGE;
+        let start = plan.space.find_near(len, &span).ok_or_else(|| Error::NotRedirectable {
+            function: function.name.clone(),
+            forced: None,
+            why: NotRedirectable::NoNearMemory,
+        })?;
+        self.add(plan, planned(start, len, Purpose::Trampolines));
+        let stub = arch::stub(plan.low).map_err(|error| {
+            Error::io("assembling the self-switch")(std::io::Error::other(error))
+        })?;
+        plan.writes.push((start, stub));
+        Ok(start + arch::STUB_AREA)
+    }
+
+    /// The parts of an entry that both methods share; writes its chunk.
+    fn entry(
+        &self,
+        plan: &mut Plan,
+        function: &Function<'_>,
+        slot: u32,
+        chunk_at: u64,
+        method: Method,
+        edits: Vec<Edit>,
+    ) -> Result<Entry, NotRedirectable> {
+        let site = function.site();
+        let stub = self
+            .state
+            .regions
+            .iter()
+            .chain(&plan.regions)
+            .find(|region| (region.start..region.end()).contains(&chunk_at))
+            .map(|region| region.start)
+            .ok_or(NotRedirectable::NoNearMemory)?;
+        let continuation = arch::continuation(&site, chunk_at + 8)?;
+        let chunk = arch::chunk(chunk_at, stub, plan.low, slot, &continuation.bytes)
+            .ok_or(NotRedirectable::NoNearMemory)?;
+        let last = chunk.continuation + continuation.bytes.len() as u64;
+        let mut bodies =
+            vec![(site.at, function.start + function.size), (chunk.continuation - 1, last)];
+        for body in function.object.split_bodies(&function.name) {
+            bodies.push((body.start.saturating_sub(1), body.end));
+        }
+        plan.writes.push((chunk_at, chunk.bytes));
+        Ok(Entry {
+            function: function.name.clone(),
+            object: function.object_name.clone(),
+            start: function.start,
+            size: function.size,
+            at: site.at,
+            method,
+            edits,
+            trampoline: chunk_at,
+            continuation: chunk.continuation,
+            thunk: chunk.thunk,
+            bodies,
+        })
+    }
+
+    fn pun(
+        &self,
+        plan: &mut Plan,
+        function: &Function<'_>,
+        slot: u32,
+        chunk_at: u64,
+        jumps: &[u64],
+    ) -> Result<Entry, NotRedirectable> {
+        let site = function.site();
+        let claimed = site.at..site.at + arch::CLAIM as u64;
+        let mut following = [0u8; 4];
+        for (index, byte) in following.iter_mut().enumerate() {
+            *byte = *site.code.get(index + 1).ok_or(NotRedirectable::NoRoom)?;
+        }
+        // An entry behind this one that is redirected with it: its first byte is a jump then. It must be a pun, and
+        // it must not be one that comes or goes by itself.
+        let mut others: Vec<Range<u64>> = Vec::new();
+        for entry in self.state.entries.iter().chain(&plan.entries) {
+            others.extend(entry.edits.iter().map(|e| e.at..e.at + e.original.len() as u64));
+        }
+        for &other in jumps.iter().filter(|&&other| other > claimed.start && other < claimed.end) {
+            let known = plan.entries.iter().find(|entry| entry.at == other);
+            if known.is_none_or(|entry| entry.method != Method::Pun) {
+                return Err(NotRedirectable::Overlaps);
+            }
+            if let Some(byte) = following.get_mut((other - site.at - 1) as usize) {
+                *byte = 0xe9;
+            }
+            others.retain(|edit| edit.start != other);
+        }
+        if others.iter().any(|edit| edit.start < claimed.end && edit.end > claimed.start) {
+            return Err(NotRedirectable::Overlaps);
+        }
+        // And this entry must not be among the bytes that another pun counts on.
+        let counted_on = self.state.entries.iter().chain(&plan.entries).any(|entry| {
+            entry.method == Method::Pun
+                && (entry.at + 1..entry.at + arch::CLAIM as u64).contains(&site.at)
+        });
+        if counted_on {
+            return Err(NotRedirectable::Overlaps);
+        }
+        let target = arch::pun_target(site.at, following)?;
+        let wanted = target..target + 8;
+        self.plan_pun_pages(plan, &wanted)?;
+        let edit = arch::pun_edit(&site).ok_or(NotRedirectable::NoRoom)?;
+        if edit.original == edit.redirected {
+            return Err(NotRedirectable::Taken);
+        }
+        let mut entry = self.entry(plan, function, slot, chunk_at, Method::Pun, vec![edit])?;
+        entry.trampoline = target;
+        let trampoline = plan
+            .writes
+            .iter()
+            .rev()
+            .find(|(at, _)| *at == chunk_at)
+            .and_then(|(_, bytes)| bytes.get(..8))
+            .map(<[u8]>::to_vec)
+            .ok_or(NotRedirectable::NoRoom)?;
+        plan.writes.push((target, trampoline));
+        Ok(entry)
+    }
+
+    /// Plans the pages of a pun's trampoline, or finds that they are ours already and these bytes of them unused.
+    fn plan_pun_pages(&self, plan: &mut Plan, wanted: &Range<u64>) -> Result<(), NotRedirectable> {
+        let taken = self.state.entries.iter().chain(&plan.entries).any(|entry| {
+            entry.method == Method::Pun
+                && entry.trampoline < wanted.end
+                && wanted.start < entry.trampoline + 8
+        });
+        if taken {
+            return Err(NotRedirectable::Taken);
+        }
+        let span = pages(wanted.clone());
+        let mut missing = Vec::new();
+        let mut page = span.start;
+        while page < span.end {
+            let ours = self.state.regions.iter().chain(&plan.regions).any(|region| {
+                region.purpose == Purpose::Pun && (region.start..region.end()).contains(&page)
+            });
+            if !ours {
+                if !plan.space.is_free(&(page..page + PAGE)) {
+                    return Err(NotRedirectable::Taken);
+                }
+                missing.push(page);
+            }
+            page += PAGE;
+        }
+        for page in missing {
+            self.add(plan, planned(page, PAGE, Purpose::Pun));
+        }
+        Ok(())
+    }
+
+    fn swap(
+        &self,
+        plan: &mut Plan,
+        function: &Function<'_>,
+        slot: u32,
+        chunk_at: u64,
+        jumps: &[u64],
+    ) -> Result<Entry, NotRedirectable> {
+        let site = function.site();
+        let edits = arch::swap_edits(&site, function.start, function.before(), chunk_at)?;
+        let overlaps = |edit: &Edit| {
+            let span = edit.at..edit.at + edit.original.len() as u64;
+            let entries = self.state.entries.iter().chain(&plan.entries);
+            jumps.iter().any(|&jump| jump != site.at && span.contains(&jump))
+                || entries
+                    .flat_map(|entry| {
+                        let claim = match entry.method {
+                            Method::Pun => entry.at..entry.at + arch::CLAIM as u64,
+                            Method::Swap => entry.at..entry.at + 1,
+                        };
+                        let edits = entry.edits.iter().map(|e| e.at..e.at + e.original.len() as u64);
+                        edits.chain([claim])
+                    })
+                    .any(|other| other.start < span.end && span.start < other.end)
+        };
+        if edits.iter().any(overlaps) {
+            return Err(NotRedirectable::Overlaps);
+        }
+        self.entry(plan, function, slot, chunk_at, Method::Swap, edits)
+    }
+}

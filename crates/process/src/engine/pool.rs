@@ -1,0 +1,216 @@
+//! Private tables: what a busy task gets so that it can switch itself.
+//!
+//! They are handed out from the pool one after the other and taken back all at once, when a transition is complete and
+//! nobody is in one. A controller that finds a transition open reads every task's gs base first, and hands out only
+//! what lies behind the last one in use.
+
+use super::{Engine, table_bytes};
+use crate::arch::{self, PAGE, SWITCH_HEADER, SwitchHeader};
+use crate::error::Error;
+use crate::stack::Ranges;
+use crate::state::{Purpose, Region};
+use livegraft_model::{Slot, Standing, UniverseId, Version};
+use std::collections::BTreeMap;
+
+const MAGIC: u64 = 0x6c69_7665_6772_6166;
+const ALIGN: u64 = 64;
+
+/// How far each pool region is handed out, by its first address.
+#[derive(Debug, Default)]
+pub struct Cursor {
+    next: BTreeMap<u64, u64>,
+    kept: Vec<u64>,
+}
+
+impl Cursor {
+    /// Notes that a task lives in the private table at this address.
+    pub fn keep(&mut self, table: u64) {
+        self.kept.push(table);
+    }
+}
+
+impl Engine {
+    /// Where a task stands whose gs base leads to this address.
+    pub(super) fn waiting_at(&self, table: u64) -> Option<Standing> {
+        let header = self.switch_header(table)?;
+        let (from, to) = (UniverseId(header.from), UniverseId(header.to));
+        // One that was disarmed by a reverse waits for nothing.
+        Some(Standing::Waiting { from, to: if header.armed { to } else { from } })
+    }
+
+    fn switch_header(&self, table: u64) -> Option<SwitchHeader> {
+        let start = table.checked_sub(SWITCH_HEADER)?;
+        self.state.region_at(start).filter(|region| region.purpose == Purpose::Pool)?;
+        let mut bytes = [0; SWITCH_HEADER as usize];
+        self.memory().read(start, &mut bytes).ok()?;
+        let header = arch::decode_header(&bytes);
+        (header.magic == MAGIC ^ table).then_some(header)
+    }
+
+    /// Starts handing out behind the tables that the last survey found in use.
+    pub(super) fn rewind_pool(&mut self) {
+        self.pool.next.clear();
+        let bytes = table_bytes(self.state.entries.len() as u64);
+        for &table in &self.pool.kept {
+            if let Some(region) = self.state.region_at(table) {
+                let next = self.pool.next.entry(region.start).or_default();
+                *next = (*next).max(table.saturating_sub(region.start).saturating_add(bytes));
+            }
+        }
+    }
+
+    /// Takes the order to switch back from every task that the last survey found waiting. One byte each, so that it
+    /// may be read by the stub meanwhile.
+    pub(super) fn disarm(&mut self) -> Result<(), Error> {
+        for table in std::mem::take(&mut self.pool.kept) {
+            self.write(table.saturating_sub(SWITCH_HEADER), &[0])?;
+            self.pool.kept.push(table);
+        }
+        Ok(())
+    }
+
+    /// Room in the pool, or `None` when it must grow first.
+    fn pool_alloc(&mut self, len: u64) -> Option<u64> {
+        let pools = self.state.regions.iter().filter(|region| region.purpose == Purpose::Pool);
+        for region in pools {
+            let next = self.pool.next.entry(region.start).or_default();
+            let start = next.next_multiple_of(ALIGN);
+            if start.checked_add(len)? <= region.len {
+                *next = start + len;
+                return Some(region.start + start);
+            }
+        }
+        None
+    }
+
+    /// Makes the pool large enough for `tasks` more private tables.
+    pub(super) fn grow_pool(&mut self, tasks: u64, ranges: u64) -> Result<(), Error> {
+        let cell = table_bytes(self.state.entries.len() as u64).next_multiple_of(ALIGN);
+        let bytes = cell
+            .saturating_mul(tasks.saturating_add(4))
+            .saturating_add(ranges.saturating_mul(16))
+            .saturating_add(ALIGN)
+            .next_multiple_of(PAGE);
+        let region = self.plan_anywhere(bytes, Purpose::Pool)?;
+        self.state.regions.push(region);
+        self.commit()?;
+        self.map(&[region])?;
+        self.mark_reachable(&[region]);
+        self.commit()
+    }
+
+    pub(super) fn mark_reachable(&mut self, regions: &[Region]) {
+        for region in &mut self.state.regions {
+            if regions.iter().any(|other| other.start == region.start) {
+                region.reachable = true;
+            }
+        }
+    }
+
+    /// Writes the ranges that the stub searches; `None` when the pool must grow first.
+    pub(super) fn place_ranges(&mut self, ranges: &Ranges) -> Result<Option<u64>, Error> {
+        let bytes: Vec<u8> = ranges
+            .iter()
+            .flat_map(|range| [range.after, range.last])
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        let Some(address) = self.pool_alloc(bytes.len() as u64) else {
+            return Ok(None);
+        };
+        self.write(address, &bytes)?;
+        Ok(Some(address))
+    }
+
+    /// Makes a private copy of `from`'s table for a task on `stack`; returns its gs base, or `None` when the pool must
+    /// grow first.
+    pub(super) fn private_table(
+        &mut self,
+        from: UniverseId,
+        to: UniverseId,
+        stack: (u64, u64),
+        ranges: (u64, u64),
+    ) -> Result<Option<u64>, Error> {
+        let Some(gs_to) = self.gs_of(to) else { return Ok(None) };
+        let mut slots = self.slots_of(from)?;
+        for (slot, _) in self.state.model.replaced(from, to) {
+            let thunk = self.state.entry(slot).map(|entry| entry.thunk);
+            if let (Some(place), Some(thunk)) = (slots.get_mut(slot.0 as usize), thunk) {
+                place.0 = thunk;
+            }
+        }
+        let bytes = table_bytes(slots.len() as u64);
+        let Some(start) = self.pool_alloc(bytes) else {
+            return Ok(None);
+        };
+        let table = start + SWITCH_HEADER;
+        let header = SwitchHeader {
+            armed: true,
+            gs_to,
+            stack_low: stack.0,
+            stack_high: stack.1,
+            ranges: ranges.0,
+            range_count: ranges.1,
+            from: from.0,
+            to: to.0,
+            magic: MAGIC ^ table,
+        };
+        let mut whole = arch::header(&header).to_vec();
+        whole.extend_from_slice(&arch::table(&slots));
+        self.write(start, &whole)?;
+        Ok(table.checked_sub(self.state.low))
+    }
+
+    /// The code that a move away from `from` must not find on a stack, and signal frames when the stub is to search:
+    /// a handler's frame counts with what it interrupted, and the stub does not look through it.
+    pub(super) fn replaced_ranges(
+        &self,
+        from: UniverseId,
+        to: UniverseId,
+        with_handlers: bool,
+    ) -> Ranges {
+        let mut ranges = Vec::new();
+        for (slot, version) in self.state.model.replaced(from, to) {
+            let bodies = match version {
+                Version::Original => self.state.entry(slot).map(|entry| &entry.bodies),
+                Version::Patched(patch) => self.state.image(patch).and_then(|image| {
+                    image.functions.iter().find(|f| f.slot == slot).map(|f| &f.bodies)
+                }),
+            };
+            for &(after, last) in bodies.into_iter().flatten() {
+                ranges.push(crate::stack::CodeRange { after, last, slot, version });
+            }
+        }
+        if with_handlers {
+            for &restorer in &self.gadgets.restorers {
+                ranges.push(crate::stack::CodeRange {
+                    after: restorer.saturating_sub(1),
+                    last: restorer,
+                    slot: Slot(u32::MAX),
+                    version: Version::Original,
+                });
+            }
+        }
+        Ranges::new(ranges)
+    }
+
+    /// The code of the self-switch: the stub and the thunks.
+    pub(super) fn switching_ranges(&self) -> Ranges {
+        let label = |after: u64, last: u64| crate::stack::CodeRange {
+            after,
+            last,
+            slot: Slot(u32::MAX),
+            version: Version::Original,
+        };
+        let stubs = self
+            .state
+            .regions
+            .iter()
+            .filter(|region| region.purpose == Purpose::Trampolines)
+            .map(|region| label(region.start.saturating_sub(1), region.start + arch::STUB_AREA - 1));
+        let thunks = self.state.entries.iter().map(|entry| {
+            let end = entry.continuation.saturating_sub(8).saturating_add(arch::CHUNK);
+            label(entry.thunk.saturating_sub(1), end.saturating_sub(1))
+        });
+        Ranges::new(stubs.chain(thunks).collect())
+    }
+}

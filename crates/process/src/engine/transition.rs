@@ -1,0 +1,317 @@
+//! The tasks of a process as the model's [`Target`]: visits carry out its verdicts.
+
+use super::Engine;
+use crate::error::Error;
+use crate::process::{Switches, Task};
+use crate::stack::{self, Hit, Ranges};
+use crate::sys;
+use crate::tracer::Stopping;
+use livegraft_model::{
+    Listing, Look, Outcome, Pause, Standing, Target, UniverseId, Verdict, Version, Visit, converge,
+};
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+/// A running task is left alone at least this long between two visits: less would starve it.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// A busy task that was told to switch itself is not visited more often than this.
+const LONGEST_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A task that has not moved, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blocked {
+    /// Its number.
+    pub tid: i32,
+    /// Its name.
+    pub name: String,
+    /// How long it has been waited for.
+    pub seconds: f64,
+    /// The function that holds it: `foo`, or why nothing is known.
+    pub function: String,
+    /// The code address that was found; 0 when nothing is known.
+    pub address: u64,
+    /// The stack address where it was found; `None`: in a register.
+    pub stack: Option<u64>,
+    /// It will switch itself at its next call.
+    pub armed: bool,
+}
+
+/// What the loop remembers of a task that is not there yet.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    switches: Option<Switches>,
+    hit: Option<Hit>,
+    armed: bool,
+    at: Instant,
+    interval: Duration,
+    soon: bool,
+}
+
+type Watch<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// See the module.
+pub(super) struct Convergence<'a> {
+    engine: &'a mut Engine,
+    to: UniverseId,
+    deadline: Option<Instant>,
+    watch: Watch<'a>,
+    switching: Ranges,
+    ranges: HashMap<UniverseId, Ranges>,
+    placed: HashMap<UniverseId, (u64, u64)>,
+    seen: HashMap<Task, Seen>,
+    arrived: HashSet<Task>,
+    pool_short: bool,
+    can_switch: bool,
+    pause: Duration,
+}
+
+impl Engine {
+    /// Brings every task to the open transition's target. Returns how many arrived, and who is left.
+    pub(super) fn converge(
+        &mut self,
+        deadline: Option<Instant>,
+        watch: Watch<'_>,
+    ) -> Result<(usize, Vec<Blocked>), Error> {
+        let Some(to) = self.state.model.transition().map(|open| open.to) else {
+            return Ok((0, Vec::new()));
+        };
+        let switching = self.switching_ranges();
+        let mut convergence = Convergence {
+            engine: self,
+            to,
+            deadline,
+            watch,
+            switching,
+            ranges: HashMap::new(),
+            placed: HashMap::new(),
+            seen: HashMap::new(),
+            arrived: HashSet::new(),
+            pool_short: false,
+            can_switch: sys::has_fsgsbase(),
+            pause: SHORTEST_PAUSE,
+        };
+        let outcome = converge(&mut convergence, to)?;
+        let arrived = convergence.arrived.len();
+        let blocked = match outcome {
+            Outcome::Complete => Vec::new(),
+            Outcome::Expired(left) => {
+                left.iter().map(|busy| convergence.blocked(busy.task, &busy.visit)).collect()
+            }
+        };
+        self.tracer.release();
+        Ok((arrived, blocked))
+    }
+
+    /// What a look at one task finds while a transition is open, changing nothing.
+    pub(super) fn examine(&mut self, task: Task, to: UniverseId) -> Option<(Standing, Option<Hit>)> {
+        let Stopping::Stopped(stopped) = self.tracer.stop(task, 0) else {
+            return None;
+        };
+        let regs = stopped.regs;
+        let standing = self.standing(regs.gs_base)?;
+        let ranges = self.replaced_ranges(standing.runs(), to, false);
+        let switching = Ranges::default();
+        let found =
+            stack::check(&self.process, &regs, &self.gadgets.restorers, &ranges, &switching);
+        drop(stopped);
+        Some((standing, found.ok().and_then(|found| found.hit)))
+    }
+
+    /// In words, for the user: which body of which function.
+    pub(super) fn describe(&self, hit: &Hit) -> String {
+        let function = self.state.display(hit.slot);
+        match hit.version {
+            Version::Original => function,
+            Version::Patched(patch) => {
+                let name = self.state.model.patch(patch).map_or("?", |patch| patch.name.as_str());
+                format!("{function} of patch {name}")
+            }
+        }
+    }
+}
+
+impl Convergence<'_> {
+    fn blocked(&self, task: Task, visit: &Visit) -> Blocked {
+        let seen = self.seen.get(&task);
+        let hit = seen.and_then(|seen| seen.hit);
+        let began = Duration::from_millis(self.engine.state.began_ms);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Blocked {
+            tid: task.tid,
+            name: task.name(),
+            seconds: now.unwrap_or(began).saturating_sub(began).as_secs_f64(),
+            function: match (hit, visit) {
+                (Some(hit), _) => self.engine.describe(&hit),
+                (None, Visit::Unstoppable) => "unknown: the task can't be stopped".to_owned(),
+                (None, _) => "unknown: the task is switching".to_owned(),
+            },
+            address: hit.map_or(0, |hit| hit.address),
+            stack: hit.and_then(|hit| hit.stack),
+            armed: seen.is_some_and(|seen| seen.armed),
+        }
+    }
+
+    /// The ranges for the stub, in the pool.
+    fn placed(&mut self, from: UniverseId) -> Result<Option<(u64, u64)>, Error> {
+        if let Some(&placed) = self.placed.get(&from) {
+            return Ok(Some(placed));
+        }
+        let ranges = self.engine.replaced_ranges(from, self.to, true);
+        let placed = self.engine.place_ranges(&ranges)?.map(|at| (at, ranges.len() as u64));
+        if let Some(placed) = placed {
+            self.placed.insert(from, placed);
+        }
+        Ok(placed)
+    }
+
+    /// Gives a stopped task a private table. Without room in the pool, or without `wrgsbase`, it stays as it is.
+    fn arm(&mut self, from: UniverseId, stack: (u64, u64)) -> Result<Option<u64>, Error> {
+        if !self.can_switch {
+            return Ok(None);
+        }
+        let gs = match self.placed(from)? {
+            Some(ranges) => self.engine.private_table(from, self.to, stack, ranges)?,
+            None => None,
+        };
+        self.pool_short |= gs.is_none();
+        Ok(gs)
+    }
+
+    fn remember(&mut self, task: Task, hit: Option<Hit>, armed: bool, soon: bool) {
+        let interval = match self.seen.get(&task) {
+            Some(seen) if !soon => (seen.interval * 2).min(LONGEST_INTERVAL),
+            _ => SHORTEST_PAUSE,
+        };
+        let switches = task.switches();
+        let at = Instant::now();
+        self.seen.insert(task, Seen { switches, hit, armed, at, interval, soon });
+    }
+}
+
+impl Target for Convergence<'_> {
+    type Task = Task;
+    type Error = Error;
+
+    fn tasks(&mut self) -> Result<Listing<Task>, Error> {
+        self.engine.process.tasks()
+    }
+
+    fn visit(
+        &mut self,
+        task: Task,
+        judge: &mut dyn FnMut(Standing, Look) -> Verdict,
+    ) -> Result<Visit, Error> {
+        let stopped = match self.engine.tracer.stop(task, 0) {
+            Stopping::Stopped(stopped) => stopped,
+            Stopping::Gone => return Ok(Visit::Gone),
+            Stopping::Late | Stopping::Denied(_) => {
+                self.remember(task, None, false, true);
+                return Ok(Visit::Unstoppable);
+            }
+        };
+        let regs = stopped.regs;
+        let pid = self.engine.process.pid;
+        if regs.rip == 0 && regs.rsp == 0 {
+            return Ok(Visit::Gone); // an io_uring worker runs no user code
+        }
+        if task.pid != pid && !sys::same_memory(pid, task.pid) {
+            return Ok(Visit::Gone); // a vfork child that executed another program
+        }
+        let standing = self
+            .engine
+            .standing(regs.gs_base)
+            .ok_or(Error::GsInUse { tid: task.tid, value: regs.gs_base })?;
+        if standing == Standing::In(self.to) {
+            let verdict = judge(standing, Look::default());
+            drop(stopped);
+            self.arrived.insert(task);
+            return Ok(Visit::Judged(verdict));
+        }
+        let from = standing.runs();
+        let (engine, to) = (&*self.engine, self.to);
+        if engine.state.model.universe(from).is_none() {
+            return Err(Error::Registry {
+                pid,
+                why: format!("task {} is in a universe that it does not record", task.tid),
+            });
+        }
+        let replaced =
+            self.ranges.entry(from).or_insert_with(|| engine.replaced_ranges(from, to, false));
+        let restorers = &engine.gadgets.restorers;
+        let checked = stack::check(&engine.process, &regs, restorers, replaced, &self.switching);
+        let Ok(found) = checked else {
+            drop(stopped);
+            // Ending, executing another program, or on a stack that is none.
+            self.remember(task, None, false, true);
+            return Ok(Visit::Unstoppable);
+        };
+        let look =
+            Look { holds_replaced: found.hit.is_some(), mid_switch: found.mid_switch };
+        let verdict = judge(standing, look);
+        let mut carried_out = verdict;
+        match verdict {
+            Verdict::Move => {
+                let gs = engine.gs_of(to).ok_or(Error::Exited(pid))?;
+                if stopped.set_gs_base(gs).is_err() {
+                    return Ok(Visit::Gone);
+                }
+            }
+            Verdict::Arm => match self.arm(from, found.stack)? {
+                Some(gs) => {
+                    if stopped.set_gs_base(gs).is_err() {
+                        return Ok(Visit::Gone);
+                    }
+                }
+                None => carried_out = Verdict::Again,
+            },
+            Verdict::Settled | Verdict::Wait | Verdict::Again => {}
+        }
+        drop(stopped);
+        match carried_out {
+            Verdict::Move | Verdict::Settled => {
+                self.seen.remove(&task);
+                self.arrived.insert(task);
+            }
+            _ => {
+                let armed = matches!(carried_out, Verdict::Arm | Verdict::Wait);
+                self.remember(task, found.hit, armed, carried_out == Verdict::Again);
+            }
+        }
+        Ok(Visit::Judged(carried_out))
+    }
+
+    fn has_run(&mut self, task: Task) -> bool {
+        let Some(seen) = self.seen.get(&task) else {
+            return true;
+        };
+        if seen.soon {
+            return true;
+        }
+        if seen.at.elapsed() < seen.interval {
+            return false;
+        }
+        match (seen.switches, task.switches()) {
+            (Some(before), Some(now)) => !(before.asleep && now == before),
+            _ => true,
+        }
+    }
+
+    fn pause(&mut self, _round: u32, settled: usize, busy: usize) -> Result<Pause, Error> {
+        (self.watch)(settled, busy);
+        if std::mem::take(&mut self.pool_short) {
+            let ranges: usize = self.ranges.values().map(Ranges::len).sum::<usize>()
+                + self.engine.gadgets.restorers.len();
+            self.engine.grow_pool(busy as u64 + 1, ranges as u64)?;
+        } else {
+            let left = self.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(Pause::Expired);
+            }
+            std::thread::sleep(left.unwrap_or(self.pause).min(self.pause));
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        Ok(Pause::GoOn)
+    }
+}
+

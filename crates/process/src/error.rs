@@ -1,0 +1,247 @@
+//! Why something was refused or failed: one variant per cause, each one sentence for the user.
+
+use crate::arch::NotRedirectable;
+use std::io;
+
+/// See the module. Unless the sentence says otherwise the target is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such process.
+    #[error("there is no process {0}")]
+    NoProcess(i32),
+    /// A thread's number instead of a process's.
+    #[error("{tid} is a thread of process {pid}; name the process with --pid {pid}")]
+    NotALeader {
+        /// What was given.
+        tid: i32,
+        /// What it belongs to.
+        pid: String,
+    },
+    /// A kernel thread.
+    #[error("process {0} is a kernel thread; it has no user code to patch")]
+    KernelThread(i32),
+    /// A zombie without live threads.
+    #[error("process {0} is a zombie: it has ended and only waits for its parent")]
+    Zombie(i32),
+    /// Ended, or executed another program, while at work.
+    #[error("process {0} ended or executed another program meanwhile")]
+    Exited(i32),
+    /// EPERM/EACCES.
+    #[error("no permission to trace process {0}; run as root or with CAP_SYS_PTRACE")]
+    NoPermission(i32),
+    /// Somebody else traces it.
+    #[error(
+        "task {tid} is already traced by process {tracer} ({name}); detach that debugger or tracer first"
+    )]
+    Traced {
+        /// The task.
+        tid: i32,
+        /// Who.
+        tracer: i32,
+        /// Its name.
+        name: String,
+    },
+    /// Another livegraft.
+    #[error("another livegraft{} is at work on process {pid}; wait for it or end it", .other.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    Locked {
+        /// The target.
+        pid: i32,
+        /// The controller that is recorded in it.
+        other: Option<i32>,
+    },
+    /// 32-bit.
+    #[error("process {0} runs 32-bit code; livegraft patches 64-bit x86 processes only")]
+    ThirtyTwoBit(i32),
+    /// `%gs`.
+    #[error(
+        "task {tid} uses %gs (its base is {value:#x}), which livegraft needs for itself; such a program can't be patched"
+    )]
+    GsInUse {
+        /// The task.
+        tid: i32,
+        /// What was found.
+        value: u64,
+    },
+    /// Static.
+    #[error("{0} is statically linked; patching static programs is not supported yet")]
+    Static(String),
+    /// Go, coroutines.
+    #[error("{object} {hazard}; a function on a suspended stack could not be seen, so it is not patched yet")]
+    ForeignStacks {
+        /// Which object.
+        object: String,
+        /// What it uses.
+        hazard: String,
+    },
+    /// Not there.
+    #[error(
+        "process {pid} has not loaded `{object}`, which the patch changes; a patch for an object that is not loaded is not supported yet"
+    )]
+    ObjectNotLoaded {
+        /// The target.
+        pid: i32,
+        /// The klp_object's name.
+        object: String,
+    },
+    /// Another build.
+    #[error(
+        "`{object}` of process {pid} has build-id {found}, but the patch was packed against {wanted}; pack it against the file that runs"
+    )]
+    WrongBuildId {
+        /// The target.
+        pid: i32,
+        /// The object.
+        object: String,
+        /// Hex.
+        found: String,
+        /// Hex.
+        wanted: String,
+    },
+    /// The function's bytes in the file are not those of the fingerprint.
+    #[error("the code of `{function}` in {object} is not the code that the patch was packed against; pack it again")]
+    Fingerprint {
+        /// The function.
+        function: String,
+        /// The object.
+        object: String,
+    },
+    /// Running text differs from the file.
+    #[error(
+        "the running code of `{function}` differs from its file at {address:#x} ({found:02x} instead of {wanted:02x}: {guess}); remove that first"
+    )]
+    ForeignBytes {
+        /// The function.
+        function: String,
+        /// Where.
+        address: u64,
+        /// The byte there.
+        found: u8,
+        /// The byte in the file.
+        wanted: u8,
+        /// What it looks like.
+        guess: &'static str,
+    },
+    /// An entry can't be redirected.
+    #[error("`{function}` can't be redirected{}: {why}", .forced.map(|method| format!(" by {method}")).unwrap_or_default())]
+    NotRedirectable {
+        /// The function.
+        function: String,
+        /// The method that the user insisted on.
+        forced: Option<&'static str>,
+        /// Why.
+        why: NotRedirectable,
+    },
+    /// The rules refuse.
+    #[error(transparent)]
+    Refused(#[from] livegraft_model::Refusal),
+    /// A field of the patch whose behaviour comes later.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A patch of that name with other contents is still mapped.
+    #[error("reading {object}: {source}")]
+    Object {
+        /// Which.
+        object: String,
+        /// Why.
+        source: crate::object::ObjectError,
+    },
+    /// Linking.
+    #[error(transparent)]
+    Link(#[from] crate::link::LinkError),
+    /// No task could host a remote call.
+    #[error(
+        "no task of process {pid} can perform a system call for livegraft now ({why}); try again"
+    )]
+    NoHost {
+        /// The target.
+        pid: i32,
+        /// Why the last candidate could not.
+        why: String,
+    },
+    /// A remote call failed.
+    #[error("process {pid} is not allowed to {what} ({source}); the patch can't be placed")]
+    RemoteCall {
+        /// The target.
+        pid: i32,
+        /// In words.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No free address range.
+    #[error("no free address range of {size} bytes is in reach of {object}")]
+    NoSpace {
+        /// How much.
+        size: u64,
+        /// For what.
+        object: String,
+    },
+    /// The registry in the target does not read.
+    #[error("what livegraft recorded in process {pid} can't be read ({why}); nothing was changed")]
+    Registry {
+        /// The target.
+        pid: i32,
+        /// Why.
+        why: String,
+    },
+    /// Nothing of livegraft's in it.
+    #[error("process {0} has no patches")]
+    NotPatched(i32),
+    /// All slots used.
+    #[error("process {0} has no room for more redirected functions; unload a patch first")]
+    TooManyFunctions(i32),
+    /// Anything else that the system said.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// A short stable name for the cause, for programs.
+    pub fn kind(&self) -> &'static str {
+        use livegraft_model::Refusal;
+        match self {
+            Error::NoProcess(_) => "no-process",
+            Error::NotALeader { .. } => "not-a-process",
+            Error::KernelThread(_) => "kernel-thread",
+            Error::Zombie(_) => "zombie",
+            Error::Exited(_) => "exited",
+            Error::NoPermission(_) => "no-permission",
+            Error::Traced { .. } => "already-traced",
+            Error::Locked { .. } => "locked",
+            Error::ThirtyTwoBit(_) => "32-bit",
+            Error::GsInUse { .. } => "gs-in-use",
+            Error::Static(_) => "static",
+            Error::ForeignStacks { .. } => "foreign-stacks",
+            Error::ObjectNotLoaded { .. } => "object-not-loaded",
+            Error::WrongBuildId { .. } => "wrong-build-id",
+            Error::Fingerprint { .. } => "fingerprint",
+            Error::ForeignBytes { .. } => "foreign-bytes",
+            Error::NotRedirectable { .. } => "not-redirectable",
+            Error::Refused(Refusal::TransitionOpen(_)) => "transition-open",
+            Error::Refused(Refusal::AlreadyLoaded(_)) => "already-loaded",
+            Error::Refused(Refusal::NotLoaded(_)) => "not-loaded",
+            Error::Refused(Refusal::NothingOpen) => "nothing-open",
+            Error::Unsupported(_) => "unsupported",
+            Error::Object { .. } => "object",
+            Error::Link(_) => "link",
+            Error::NoHost { .. } => "no-host",
+            Error::RemoteCall { .. } => "remote-call",
+            Error::NoSpace { .. } => "no-space",
+            Error::Registry { .. } => "registry",
+            Error::NotPatched(_) => "not-patched",
+            Error::TooManyFunctions(_) => "too-many-functions",
+            Error::Io { .. } => "io",
+        }
+    }
+
+    /// Wraps what the system said while `what` was done.
+    pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+        let what = what.into();
+        move |source| Error::Io { what, source }
+    }
+}

@@ -1,0 +1,169 @@
+//! A symbol table (.symtab or .dynsym) with an index by name.
+
+use std::sync::OnceLock;
+
+use super::raw::{string_at, u16_at, u32_at, u64_at};
+
+const SHN_UNDEF: u16 = 0;
+const SHN_ABS: u16 = 0xfff1;
+const STB_LOCAL: u8 = 0;
+const STT_SECTION: u8 = 3;
+const STT_FILE: u8 = 4;
+const VERSYM_HIDDEN: u16 = 0x8000;
+const SYMBOL_SIZE: usize = 24;
+
+/// What a symbol stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SymbolKind {
+    /// STT_FUNC.
+    Function,
+    /// STT_GNU_IFUNC: its value is the address of a resolver, not of the function.
+    IndirectFunction,
+    /// STT_TLS: its value is an offset in the module's thread-local storage.
+    ThreadLocal,
+    /// STT_OBJECT, STT_COMMON, and untyped symbols of assembler code.
+    Other,
+}
+
+/// A symbol as its table has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Symbol<'a> {
+    /// Name up to a version suffix (`foo` of `foo@@V1`).
+    pub name: &'a [u8],
+    pub kind: SymbolKind,
+    pub local: bool,
+    /// STV_DEFAULT = 0, INTERNAL = 1, HIDDEN = 2, PROTECTED = 3.
+    pub visibility: u8,
+    pub defined: bool,
+    pub svma: u64,
+    pub size: u64,
+    /// Bound to a version that is not the default one of its name.
+    pub old_version: bool,
+    /// Position in the table.
+    pub index: u32,
+}
+
+/// The bytes of a table, and indices over them that are made when first asked for.
+#[derive(Debug)]
+pub(crate) struct SymbolTable {
+    symbols: Vec<u8>,
+    strings: Vec<u8>,
+    versions: Vec<u8>,
+    /// hash of name << 32 | position, sorted: symbols of a name are adjacent and in the order of the table.
+    by_name: OnceLock<Vec<u64>>,
+    /// (svma, position) of functions, sorted.
+    by_svma: OnceLock<Vec<(u64, u32)>>,
+}
+
+impl SymbolTable {
+    /// From the contents of the symbol and string sections and, for .dynsym, of .gnu.version.
+    pub fn new(symbols: Vec<u8>, strings: Vec<u8>, versions: Vec<u8>) -> SymbolTable {
+        SymbolTable {
+            symbols,
+            strings,
+            versions,
+            by_name: OnceLock::new(),
+            by_svma: OnceLock::new(),
+        }
+    }
+
+    /// The symbol at a position.
+    pub fn get(&self, index: u32) -> Option<Symbol<'_>> {
+        let at = usize::try_from(index).ok()?.checked_mul(SYMBOL_SIZE)?;
+        let raw = self.symbols.get(at..at.checked_add(SYMBOL_SIZE)?)?;
+        let full = string_at(&self.strings, usize::try_from(u32_at(raw, 0)?).ok()?);
+        let (name, suffix) = split_version(full);
+        let (info, other) = (*raw.get(4)?, *raw.get(5)?);
+        let section = u16_at(raw, 6)?;
+        let kind = match info & 15 {
+            2 => SymbolKind::Function,
+            6 => SymbolKind::ThreadLocal,
+            10 => SymbolKind::IndirectFunction,
+            _ => SymbolKind::Other,
+        };
+        let named = !matches!(info & 15, STT_SECTION | STT_FILE) && !name.is_empty();
+        let versym_at = usize::try_from(index).ok()?.checked_mul(2)?;
+        let hidden = u16_at(&self.versions, versym_at).is_some_and(|v| v & VERSYM_HIDDEN != 0);
+        Some(Symbol {
+            name,
+            kind,
+            local: info >> 4 == STB_LOCAL,
+            visibility: other & 3,
+            defined: section != SHN_UNDEF && section != SHN_ABS && named,
+            svma: u64_at(raw, 8)?,
+            size: u64_at(raw, 16)?,
+            old_version: hidden || (!suffix.is_empty() && !suffix.starts_with(b"@@")),
+            index,
+        })
+    }
+
+    /// All symbols in the order of the table.
+    pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
+        let count = u32::try_from(self.symbols.len() / SYMBOL_SIZE).unwrap_or(u32::MAX);
+        (0..count).filter_map(|index| self.get(index))
+    }
+
+    /// All symbols, undefined ones included, of a name, in the order of the table.
+    pub fn named<'a, 'n>(
+        &'a self,
+        name: &'n str,
+    ) -> impl Iterator<Item = Symbol<'a>> + use<'a, 'n> {
+        let index = self.by_name.get_or_init(|| {
+            let hashed = self.iter().filter(|symbol| !symbol.name.is_empty());
+            let mut keys: Vec<u64> = hashed
+                .map(|s| (u64::from(hash(s.name)) << 32) | u64::from(s.index))
+                .collect();
+            keys.sort_unstable();
+            keys
+        });
+        let wanted = u64::from(hash(name.as_bytes()));
+        let start = index.partition_point(|key| key >> 32 < wanted);
+        let same_hash = index
+            .iter()
+            .skip(start)
+            .take_while(move |&&key| key >> 32 == wanted);
+        same_hash
+            .filter_map(|&key| self.get(u32::try_from(key & 0xffff_ffff).ok()?))
+            .filter(|symbol| symbol.name == name.as_bytes())
+    }
+
+    /// The function whose range contains `svma`, and its start.
+    pub fn function_at(&self, svma: u64) -> Option<Symbol<'_>> {
+        let index = self.by_svma.get_or_init(|| {
+            let functions = self.iter().filter(|s| {
+                s.defined
+                    && s.size > 0
+                    && matches!(s.kind, SymbolKind::Function | SymbolKind::IndirectFunction)
+            });
+            let mut keys: Vec<(u64, u32)> = functions.map(|s| (s.svma, s.index)).collect();
+            keys.sort_unstable();
+            keys
+        });
+        let end = index.partition_point(|&(start, _)| start <= svma);
+        // Aliases start at the same address; a short function can lie in front of the one that contains svma.
+        index
+            .get(..end)?
+            .iter()
+            .rev()
+            .take(16)
+            .find_map(|&(start, at)| {
+                let symbol = self.get(at)?;
+                (svma.checked_sub(start)? < symbol.size).then_some(symbol)
+            })
+    }
+}
+
+/// `foo@V1` and `foo@@V1` are how binutils writes versions into the names of .symtab.
+fn split_version(full: &[u8]) -> (&[u8], &[u8]) {
+    match memchr::memchr(b'@', full) {
+        Some(at) if at > 0 => full.split_at(at),
+        _ => (full, &[]),
+    }
+}
+
+/// FNV-1a.
+fn hash(name: &[u8]) -> u32 {
+    name.iter().fold(0x811c_9dc5, |h, &byte| {
+        (h ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}

@@ -1,0 +1,238 @@
+//! A process and its tasks, as /proc shows them.
+
+use crate::error::Error;
+use crate::memory::Memory;
+use crate::sys::{self, Tid};
+use livegraft_model::Listing;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirEntryExt;
+use std::path::{Path, PathBuf};
+
+/// Names one task. The inode of its /proc directory tells a recycled number from the task that had it before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Task {
+    /// The process that it belongs to: another one for children that share the memory (vfork, CLONE_VM).
+    pub pid: i32,
+    /// Its own number.
+    pub tid: Tid,
+    /// Inode of /proc/PID/task/TID.
+    pub inode: u64,
+}
+
+impl Task {
+    /// Its directory below /proc.
+    pub fn dir(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/task/{}", self.pid, self.tid))
+    }
+
+    /// The name in `comm`, for the user.
+    pub fn name(&self) -> String {
+        fs::read_to_string(self.dir().join("comm")).unwrap_or_default().trim_end().to_owned()
+    }
+
+    /// How often it has been scheduled away: unchanged while asleep means that it has not run.
+    pub fn switches(&self) -> Option<Switches> {
+        let status = fs::read_to_string(self.dir().join("status")).ok()?;
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+        };
+        Some(Switches {
+            asleep: field("State:").is_some_and(|state| !state.starts_with('R')),
+            count: field("voluntary_ctxt_switches:")?.parse::<u64>().ok()?
+                + field("nonvoluntary_ctxt_switches:")?.parse::<u64>().ok()?,
+        })
+    }
+}
+
+/// See [`Task::switches`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Switches {
+    /// Not running and not waiting for a processor.
+    pub asleep: bool,
+    /// Voluntary and involuntary ones together.
+    pub count: u64,
+}
+
+/// What of /proc/PID/stat matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Field 3.
+    pub state: char,
+    /// Field 4.
+    pub parent: i32,
+    /// Field 9.
+    pub flags: u64,
+    /// Field 22, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Stat {
+    /// Reads and parses a `stat` file; the name in it may contain anything.
+    pub fn read(path: &Path) -> Option<Stat> {
+        let text = fs::read(path).ok()?;
+        let after = text.iter().rposition(|&byte| byte == b')')?;
+        let text = std::str::from_utf8(text.get(after.checked_add(2)?..)?).ok()?;
+        let fields: Vec<&str> = text.split_ascii_whitespace().collect();
+        Some(Stat {
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            flags: fields.get(6)?.parse().ok()?,
+            start_time: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    /// PF_KTHREAD.
+    pub fn is_kernel_thread(&self) -> bool {
+        self.flags & 0x0020_0000 != 0
+    }
+
+    /// Zombie or dead.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+/// A field of a `status` file.
+pub fn status_field(dir: &Path, name: &str) -> Option<String> {
+    let status = fs::read_to_string(dir.join("status")).ok()?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
+}
+
+/// An open process: everything that is done to a target goes through this.
+#[derive(Debug)]
+pub struct Process {
+    /// Its number.
+    pub pid: i32,
+    /// `comm` of the leader.
+    pub name: String,
+    /// /proc/PID/task/TID of a task that lives (the leader may be a zombie).
+    pub live: PathBuf,
+    /// Start time of the process, in clock ticks since boot.
+    pub start_time: u64,
+    /// Its memory.
+    pub memory: Memory,
+    maps: File,
+}
+
+impl Process {
+    /// Opens a process.
+    ///
+    /// # Errors
+    /// [`Error::NoProcess`], [`Error::KernelThread`], [`Error::Zombie`], [`Error::NoPermission`].
+    pub fn open(pid: i32) -> Result<Process, Error> {
+        let dir = PathBuf::from(format!("/proc/{pid}"));
+        let stat = Stat::read(&dir.join("stat")).ok_or(Error::NoProcess(pid))?;
+        if status_field(&dir, "Tgid").is_some_and(|tgid| tgid != pid.to_string()) {
+            return Err(Error::NotALeader {
+                tid: pid,
+                pid: status_field(&dir, "Tgid").unwrap_or_default(),
+            });
+        }
+        if stat.is_kernel_thread() {
+            return Err(Error::KernelThread(pid));
+        }
+        let denied = |source: io::Error| match source.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => Error::NoPermission(pid),
+            Some(libc::ENOENT | libc::ESRCH) => Error::NoProcess(pid),
+            _ => Error::Io { what: format!("process {pid}"), source },
+        };
+        let live = fs::read_dir(dir.join("task"))
+            .map_err(denied)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|task| Stat::read(&task.join("stat")).is_some_and(|stat| !stat.is_dead()))
+            .ok_or(Error::Zombie(pid))?;
+        let memory = Memory::open(&live).map_err(denied)?;
+        let maps = File::open(live.join("maps")).map_err(denied)?;
+        let name = fs::read_to_string(dir.join("comm")).unwrap_or_default().trim_end().to_owned();
+        Ok(Process { pid, name, live, start_time: stat.start_time, memory, maps })
+    }
+
+    /// /proc/PID.
+    pub fn dir(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.pid))
+    }
+
+    /// The mapping around an address, as it is now.
+    ///
+    /// # Errors
+    /// ENOENT: nothing is mapped there.
+    pub fn mapping_at(&self, address: u64) -> io::Result<(u64, u64)> {
+        match sys::query_mapping(&self.maps, address) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => {
+                // Before Linux 6.11 there is only the text.
+                crate::object::read_mappings(&self.live)?
+                    .iter()
+                    .find(|mapping| (mapping.start..mapping.end).contains(&address))
+                    .map(|mapping| (mapping.start, mapping.end))
+                    .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+            }
+            other => other,
+        }
+    }
+
+    /// The number of an open file whose name begins so.
+    pub fn open_file_named(&self, prefix: &str) -> Option<u64> {
+        fs::read_dir(self.live.join("fd")).ok()?.filter_map(Result::ok).find_map(|entry| {
+            let link = fs::read_link(entry.path()).ok()?;
+            link.to_str()?.starts_with(prefix).then_some(())?;
+            entry.file_name().to_str()?.parse().ok()
+        })
+    }
+
+    /// Whether any task of it is traced already, and by whom.
+    pub fn tracer(&self) -> Option<i32> {
+        status_field(&self.live, "TracerPid")?.parse().ok().filter(|&pid| pid != 0)
+    }
+
+    /// All tasks that run in this memory. A listing can miss live tasks when others die under it, so it counts as
+    /// complete only when it agrees with `Threads:`.
+    ///
+    /// # Errors
+    /// [`Error::NoProcess`] when the process is gone.
+    pub fn tasks(&self) -> Result<Listing<Task>, Error> {
+        let mut tasks = Vec::new();
+        let before = self.threads();
+        list_tasks(self.pid, &mut tasks).map_err(|_| Error::Exited(self.pid))?;
+        let after = self.threads();
+        let complete = match (before, after) {
+            (Some(before), Some(after)) => tasks.len() >= before.min(after),
+            _ => return Err(Error::Exited(self.pid)),
+        };
+        for pid in sharers(self.pid) {
+            // One that ended meanwhile is no task any more.
+            let _ = list_tasks(pid, &mut tasks);
+        }
+        Ok(Listing { tasks, complete })
+    }
+
+    fn threads(&self) -> Option<usize> {
+        status_field(&self.dir(), "Threads")?.parse().ok()
+    }
+}
+
+fn list_tasks(pid: i32, tasks: &mut Vec<Task>) -> io::Result<()> {
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let entry = entry?;
+        if let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            tasks.push(Task { pid, tid, inode: entry.ino() });
+        }
+    }
+    Ok(())
+}
+
+/// Other processes that run in the same memory (vfork children until they exec, CLONE_VM without CLONE_THREAD).
+fn sharers(pid: i32) -> Vec<i32> {
+    all_processes().filter(|&other| other != pid && sys::same_memory(pid, other)).collect()
+}
+
+/// The numbers of all processes.
+pub fn all_processes() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}

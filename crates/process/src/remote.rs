@@ -1,0 +1,243 @@
+//! Remote calls: system calls that a task of the target makes for us.
+//!
+//! A task that is stopped is given the registers of a call at a `syscall; ret` and a stack pointer below its red zone,
+//! where a signal frame with its own complete context waits behind the address of the C library's `rt_sigreturn`
+//! trampoline. If we die at any moment, the task makes at most that one call and returns into its own context.
+
+use crate::arch::{self, nr};
+use crate::error::Error;
+use crate::object::Mapping;
+use crate::process::{Process, Task};
+use crate::sys::{self, Stop};
+use crate::tracer::{Stopped, Stopping, Tracer};
+use std::io;
+use std::time::Duration;
+
+const CALL_BOUND: Duration = Duration::from_secs(5);
+const SCAN_LIMIT: u64 = 16 << 20;
+
+/// Code of the target that remote calls and the stack check need.
+#[derive(Debug, Clone, Default)]
+pub struct Gadgets {
+    syscall: u64,
+    restorer: u64,
+    /// All `rt_sigreturn` trampolines of the C library: a word on a stack that equals one marks a signal frame.
+    pub restorers: Vec<u64>,
+}
+
+impl Gadgets {
+    /// Looks for them in the dynamic loader and the C library.
+    pub fn find(process: &Process, maps: &[Mapping]) -> Option<Gadgets> {
+        let mut found = Gadgets::default();
+        for mapping in maps {
+            let name = mapping.path.as_deref().and_then(|path| path.file_name()?.to_str());
+            let known = name.is_some_and(|name| {
+                ["ld-linux", "ld-2", "ld.so", "libc.so", "libc-", "libpthread", "ld-musl"]
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix))
+            });
+            let length = mapping.end.saturating_sub(mapping.start).min(SCAN_LIMIT);
+            if !mapping.exec || !known {
+                continue;
+            }
+            let Ok(code) = process.memory.read_vec(mapping.start, length as usize) else {
+                continue;
+            };
+            if found.syscall == 0
+                && let Some(at) = memchr::memmem::find(&code, &arch::SYSCALL_GADGET)
+            {
+                found.syscall = mapping.start + at as u64;
+            }
+            let all = memchr::memmem::find_iter(&code, &arch::RESTORER);
+            found.restorers.extend(all.map(|at| mapping.start + at as u64));
+        }
+        found.restorer = *found.restorers.first()?;
+        (found.syscall != 0).then_some(found)
+    }
+}
+
+/// A task that makes calls for us, until it is dropped.
+#[derive(Debug)]
+pub struct Host<'a> {
+    process: &'a Process,
+    gadgets: &'a Gadgets,
+    task: Stopped,
+    mask: u64,
+    frame: u64,
+}
+
+/// How well a task would do: lower is better.
+fn suitability(task: &Task) -> u32 {
+    let Ok(text) = std::fs::read_to_string(task.dir().join("syscall")) else {
+        return u32::MAX;
+    };
+    let mut words = text.split_ascii_whitespace();
+    let parse = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
+    match words.next().map(|number| (number, number.parse::<u64>())) {
+        // An untimed futex: the kernel restarts it without any record of its own.
+        Some((_, Ok(nr::FUTEX))) => match words.nth(3).and_then(parse) {
+            Some(0) => 0,
+            _ => 2,
+        },
+        Some((_, Ok(nr::RESTART_SYSCALL))) => u32::MAX,
+        Some((_, Ok(_))) => 1,
+        Some(("running", _)) => 3,
+        _ => u32::MAX,
+    }
+}
+
+impl<'a> Host<'a> {
+    /// Stops a task that can make calls, the best that there is.
+    ///
+    /// # Errors
+    /// [`Error::NoHost`]; [`Error::Exited`].
+    pub fn find(
+        process: &'a Process,
+        gadgets: &'a Gadgets,
+        tracer: &'a mut Tracer,
+    ) -> Result<Host<'a>, Error> {
+        let filtered = crate::process::status_field(&process.live, "Seccomp")
+            .is_some_and(|mode| mode != "0");
+        let options =
+            sys::O_TRACESYSGOOD | if filtered { sys::O_SUSPEND_SECCOMP } else { 0 };
+        let mut why = String::from("it has no task that is suitable");
+        for _ in 0..50 {
+            let tasks = process.tasks()?.tasks;
+            let own = tasks.into_iter().filter(|task| task.pid == process.pid);
+            let mut candidates = Vec::new();
+            for task in own {
+                let suitability = suitability(&task);
+                if suitability < u32::MAX {
+                    candidates.push((suitability, task));
+                }
+                if suitability == 0 || candidates.len() >= 64 {
+                    break;
+                }
+            }
+            candidates.sort_unstable();
+            for (_, task) in candidates {
+                let stopped = match tracer.stop(task, options) {
+                    Stopping::Stopped(stopped) => stopped,
+                    Stopping::Gone => continue,
+                    Stopping::Late => {
+                        why = format!("task {} does not stop", task.tid);
+                        continue;
+                    }
+                    Stopping::Denied(_) => {
+                        why = format!("task {} can't be seized", task.tid);
+                        continue;
+                    }
+                };
+                match Host::new(process, gadgets, stopped) {
+                    Ok(host) => return Ok(host),
+                    Err(reason) => why = format!("task {}: {reason}", task.tid),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(Error::NoHost { pid: process.pid, why })
+    }
+
+    fn new(
+        process: &'a Process,
+        gadgets: &'a Gadgets,
+        task: Stopped,
+    ) -> Result<Host<'a>, &'static str> {
+        let regs = &task.regs;
+        if !arch::is_64_bit(regs) || regs.rip == 0 {
+            return Err("it runs no 64-bit user code");
+        }
+        if regs.orig_rax == nr::RESTART_SYSCALL {
+            return Err("it is restarting a system call");
+        }
+        if let Some(area) = sys::rseq_area(task.tid)
+            && process.memory.read_u64(area.wrapping_add(8)).unwrap_or(1) != 0
+        {
+            return Err("it is in a restartable sequence");
+        }
+        let xstate =
+            sys::extended_state(task.tid).map_err(|_| "its floating point state can't be read")?;
+        if arch::uses_amx(&xstate) {
+            return Err("it uses AMX tiles");
+        }
+        let mask = sys::signal_mask(task.tid).map_err(|_| "its signal mask can't be read")?;
+        let (frame, bytes) = arch::frame(regs, mask, &xstate, gadgets.restorer)
+            .ok_or("its floating point state can't be kept")?;
+        let stack = process.mapping_at(regs.rsp).map_err(|_| "it has no stack")?;
+        if frame < stack.0 {
+            return Err("its stack is nearly full");
+        }
+        process.memory.write(frame, &bytes).map_err(|_| "its stack can't be written")?;
+        Ok(Host { process, gadgets, task, mask, frame })
+    }
+
+    /// Puts bytes where calls can read them until the host is dropped; returns their address.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the stack is full.
+    pub fn place(&self, bytes: &[u8]) -> Result<u64, Error> {
+        let at = self.frame.wrapping_sub(256).wrapping_sub(bytes.len() as u64) & !15;
+        self.process.memory.write(at, bytes).map_err(Error::io("writing to a stack"))?;
+        Ok(at)
+    }
+
+    /// Makes one system call and returns what it returned.
+    ///
+    /// # Errors
+    /// [`Error::RemoteCall`] with `what` when the kernel refuses; [`Error::Exited`] when the task is gone.
+    pub fn call(&mut self, what: &str, number: u64, args: [u64; 6]) -> Result<u64, Error> {
+        let pid = self.process.pid;
+        let result = self.perform(number, args).map_err(|_| Error::Exited(pid))? as i64;
+        if (-4095..0).contains(&result) {
+            let source = io::Error::from_raw_os_error(-result as i32);
+            return Err(Error::RemoteCall { pid, what: what.to_owned(), source });
+        }
+        Ok(result as u64)
+    }
+
+    fn perform(&mut self, number: u64, args: [u64; 6]) -> io::Result<u64> {
+        let tid = self.task.tid;
+        let gadget = self.gadgets.syscall;
+        sys::set_registers(
+            tid,
+            &arch::prepare_call(&self.task.regs, gadget, self.frame, number, args),
+        )?;
+        sys::set_signal_mask(tid, u64::MAX)?;
+        // To the entry of the call, then to its exit. A group stop may come between.
+        let mut at_exit = false;
+        loop {
+            sys::resume_to_syscall(tid, 0)?;
+            match sys::wait(tid, CALL_BOUND)? {
+                Some(Stop::Syscall) if at_exit => break,
+                Some(Stop::Syscall) => at_exit = true,
+                Some(Stop::Event | Stop::Other | Stop::Signal(_)) => {}
+                Some(Stop::Exited) | None => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+        Ok(sys::registers(tid)?.rax)
+    }
+
+    /// Back to an event stop, where the kernel looks again whether a call is to be restarted.
+    fn finish(&mut self) -> io::Result<()> {
+        let tid = self.task.tid;
+        sys::interrupt(tid)?;
+        sys::resume(tid, 0)?;
+        loop {
+            match sys::wait(tid, CALL_BOUND)? {
+                Some(Stop::Event) => break,
+                Some(Stop::Signal(signal)) => sys::resume(tid, signal)?,
+                Some(Stop::Syscall | Stop::Other) => sys::resume(tid, 0)?,
+                Some(Stop::Exited) | None => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+        sys::set_signal_mask(tid, self.mask)?;
+        self.task.restore()
+    }
+}
+
+impl Drop for Host<'_> {
+    fn drop(&mut self) {
+        // When this fails the task is gone.
+        let _ = self.finish();
+    }
+}

@@ -1,0 +1,218 @@
+//! What livegraft knows of a process: all of it is recorded in the process itself.
+
+use crate::arch::Edit;
+use livegraft_model::{Livepatch, PatchId, Slot, UniverseId};
+use serde::{Deserialize, Serialize};
+
+/// The record. Which universe a task is in is not here: its gs base says that.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Patches, universes, the open transition.
+    pub model: Livepatch,
+    /// Address of the first slot of universe 0's table, below 2 GiB; 0 before there is one.
+    pub low: u64,
+    /// Everything that livegraft mapped.
+    pub regions: Vec<Region>,
+    /// The redirected functions; a slot is an index here.
+    pub entries: Vec<Entry>,
+    /// Where the patches lie.
+    pub images: Vec<Image>,
+    /// The tables of the universes other than 0: address of the first slot.
+    pub tables: Vec<(UniverseId, u64)>,
+    /// Who works on the process.
+    pub controller: Option<Controller>,
+    /// When the open transition began, in milliseconds since the epoch.
+    pub began_ms: u64,
+    /// And in clock ticks since boot, as start times of processes are counted.
+    pub began_ticks: u64,
+    /// Drawn at random with the first record: tells a forked child's copy from somebody else's record.
+    pub instance: u64,
+}
+
+/// A process that works on the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Controller {
+    /// Its number.
+    pub pid: i32,
+    /// Its start time in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// What a region is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// The record itself.
+    Registry,
+    /// Table of universe 0.
+    LowTable,
+    /// Tables of the other universes.
+    Tables,
+    /// Private tables of tasks that wait.
+    Pool,
+    /// Stub, trampolines, relocated instructions, thunks.
+    Trampolines,
+    /// Where a pun leads.
+    Pun,
+    /// A page on its way into the text.
+    Spare,
+    /// A patch's code.
+    Text,
+    /// A patch's constants.
+    Constants,
+    /// A patch's variables.
+    Data,
+}
+
+impl Purpose {
+    /// In words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Purpose::Registry => "registry",
+            Purpose::LowTable => "table of universe 0",
+            Purpose::Tables => "tables of universes",
+            Purpose::Pool => "private tables of waiting tasks",
+            Purpose::Trampolines => "trampolines and self-switch",
+            Purpose::Pun => "trampoline of a punned entry",
+            Purpose::Spare => "spare text page",
+            Purpose::Text => "code of a patch",
+            Purpose::Constants => "constants of a patch",
+            Purpose::Data => "variables of a patch",
+        }
+    }
+
+    /// The mapping's protection.
+    pub fn protection(self) -> i32 {
+        match self {
+            Purpose::Trampolines | Purpose::Pun | Purpose::Spare | Purpose::Text => libc::PROT_READ | libc::PROT_EXEC,
+            Purpose::Data => libc::PROT_READ | libc::PROT_WRITE,
+            _ => libc::PROT_READ,
+        }
+    }
+}
+
+/// A mapping of livegraft's in the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// First address.
+    pub start: u64,
+    /// Bytes, whole pages.
+    pub len: u64,
+    /// What for.
+    pub purpose: Purpose,
+    /// A task may have reached it, or may still: it is never unmapped or rewritten. Until then it is merely planned,
+    /// and a later command takes it away.
+    pub reachable: bool,
+}
+
+impl Region {
+    /// One past the last address.
+    pub fn end(&self) -> u64 {
+        self.start.saturating_add(self.len)
+    }
+}
+
+/// How an entry is redirected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Only the first byte changes.
+    Pun,
+    /// The text page is replaced in one motion.
+    Swap,
+}
+
+impl Method {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Pun => "pun",
+            Method::Swap => "swap",
+        }
+    }
+}
+
+/// A function whose entry is, or was, redirected. It keeps its slot for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name.
+    pub function: String,
+    /// `None`: the executable.
+    pub object: Option<String>,
+    /// Address of its first byte.
+    pub start: u64,
+    /// Its size.
+    pub size: u64,
+    /// Address of the byte that is redirected: the first, or the one after `endbr64`.
+    pub at: u64,
+    /// How.
+    pub method: Method,
+    /// What is written where.
+    pub edits: Vec<Edit>,
+    /// Where the entry jumps to.
+    pub trampoline: u64,
+    /// The relocated first instruction: where the original goes on.
+    pub continuation: u64,
+    /// Where a private table leads.
+    pub thunk: u64,
+    /// The ranges of the original: (after, last), as the stack check wants them.
+    pub bodies: Vec<(u64, u64)>,
+}
+
+/// A patch in the target's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Whose.
+    pub id: PatchId,
+    /// SHA-256 of its file.
+    pub digest: [u8; 32],
+    /// First address of its memory.
+    pub start: u64,
+    /// How much.
+    pub len: u64,
+    /// Its functions.
+    pub functions: Vec<ImageFunction>,
+}
+
+/// One replacement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFunction {
+    /// What it replaces.
+    pub slot: Slot,
+    /// Address of the new function.
+    pub entry: u64,
+    /// Its ranges: (after, last).
+    pub bodies: Vec<(u64, u64)>,
+}
+
+impl State {
+    /// The image of a patch.
+    pub fn image(&self, id: PatchId) -> Option<&Image> {
+        self.images.iter().find(|image| image.id == id)
+    }
+
+    /// The entry of a slot.
+    pub fn entry(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.get(slot.0 as usize)
+    }
+
+    /// The slot of the function at that address.
+    pub fn slot_at(&self, start: u64) -> Option<Slot> {
+        let index = self.entries.iter().position(|entry| entry.start == start)?;
+        u32::try_from(index).ok().map(Slot)
+    }
+
+    /// The region that an address lies in.
+    pub fn region_at(&self, address: u64) -> Option<&Region> {
+        self.regions.iter().find(|region| (region.start..region.end()).contains(&address))
+    }
+
+    /// A function's name as the user knows it: `function`, or `function (object)`.
+    pub fn display(&self, slot: Slot) -> String {
+        match self.entry(slot) {
+            None => format!("slot {}", slot.0),
+            Some(Entry { function, object: None, .. }) => function.clone(),
+            Some(Entry { function, object: Some(object), .. }) => format!("{function} ({object})"),
+        }
+    }
+}

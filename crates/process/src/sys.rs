@@ -1,0 +1,297 @@
+//! The system calls that have no safe wrapper elsewhere: ptrace, kcmp, PROCMAP_QUERY, waiting with a bound.
+//!
+//! All `unsafe` of this crate is here. ptrace requests belong to the thread that seized the task, so nothing here may
+//! be called from a second thread.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// Thread id.
+pub type Tid = i32;
+
+/// General registers as PTRACE_GETREGS gives them.
+pub type Registers = libc::user_regs_struct;
+
+const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
+const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
+const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+const PTRACE_EVENT_STOP: i32 = 128;
+/// `PTRACE_O_SUSPEND_SECCOMP`: filters do not judge the tracee's calls while we are attached.
+pub const O_SUSPEND_SECCOMP: i64 = 1 << 21;
+/// `PTRACE_O_TRACESYSGOOD`: system call stops are told from SIGTRAP.
+pub const O_TRACESYSGOOD: i64 = 1;
+
+/// Why a tracee stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// PTRACE_EVENT_STOP: our interrupt, or a group stop.
+    Event,
+    /// About to receive this signal, which must be passed on.
+    Signal(i32),
+    /// At the entry to or exit from a system call.
+    Syscall,
+    /// Another ptrace event.
+    Other,
+    /// It is gone.
+    Exited,
+}
+
+fn cvt(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> io::Result<()> {
+    // SAFETY: only requests whose addr and data are plain numbers come through here.
+    cvt(unsafe { libc::ptrace(request, tid, addr, data) }).map(drop)
+}
+
+/// PTRACE_SEIZE with options.
+///
+/// # Errors
+/// EPERM: no permission, traced already, or exiting. ESRCH: gone.
+pub fn seize(tid: Tid, options: i64) -> io::Result<()> {
+    request(libc::PTRACE_SEIZE, tid, 0, options as usize)
+}
+
+/// PTRACE_INTERRUPT.
+///
+/// # Errors
+/// ESRCH: gone.
+pub fn interrupt(tid: Tid) -> io::Result<()> {
+    request(libc::PTRACE_INTERRUPT, tid, 0, 0)
+}
+
+/// PTRACE_CONT, with a signal to deliver or 0.
+///
+/// # Errors
+/// ESRCH: gone.
+pub fn resume(tid: Tid, signal: i32) -> io::Result<()> {
+    request(libc::PTRACE_CONT, tid, 0, signal as usize)
+}
+
+/// PTRACE_SYSCALL, with a signal to deliver or 0.
+///
+/// # Errors
+/// ESRCH: gone.
+pub fn resume_to_syscall(tid: Tid, signal: i32) -> io::Result<()> {
+    request(libc::PTRACE_SYSCALL, tid, 0, signal as usize)
+}
+
+/// PTRACE_DETACH.
+///
+/// # Errors
+/// ESRCH: gone, or not stopped.
+pub fn detach(tid: Tid) -> io::Result<()> {
+    request(libc::PTRACE_DETACH, tid, 0, 0)
+}
+
+/// PTRACE_GETREGS.
+///
+/// # Errors
+/// ESRCH: gone.
+pub fn registers(tid: Tid) -> io::Result<Registers> {
+    let mut regs = MaybeUninit::<Registers>::zeroed();
+    // SAFETY: the kernel writes one user_regs_struct to the pointer.
+    cvt(unsafe { libc::ptrace(libc::PTRACE_GETREGS, tid, 0usize, regs.as_mut_ptr()) })?;
+    // SAFETY: plain integers, written by the kernel (and zeroed before).
+    Ok(unsafe { regs.assume_init() })
+}
+
+/// PTRACE_SETREGS.
+///
+/// # Errors
+/// ESRCH: gone. EIO: a value that user space may not have.
+pub fn set_registers(tid: Tid, regs: &Registers) -> io::Result<()> {
+    // SAFETY: the kernel reads one user_regs_struct from the pointer.
+    cvt(unsafe { libc::ptrace(libc::PTRACE_SETREGS, tid, 0usize, regs as *const Registers) })
+        .map(drop)
+}
+
+/// PTRACE_POKEUSER of one general register, by its offset in `user_regs_struct`.
+///
+/// # Errors
+/// ESRCH: gone. EIO: a value that user space may not have.
+pub fn set_register(tid: Tid, offset: usize, value: u64) -> io::Result<()> {
+    request(libc::PTRACE_POKEUSER, tid, offset, value as usize)
+}
+
+/// The blocked signals of a stopped task.
+///
+/// # Errors
+/// ESRCH: gone.
+pub fn signal_mask(tid: Tid) -> io::Result<u64> {
+    let mut mask = 0u64;
+    // SAFETY: the kernel writes 8 bytes to the pointer.
+    cvt(unsafe { libc::ptrace(PTRACE_GETSIGMASK, tid, 8usize, &mut mask as *mut u64) })?;
+    Ok(mask)
+}
+
+/// Sets the blocked signals of a stopped task.
+///
+/// # Errors
+/// ESRCH: gone.
+pub fn set_signal_mask(tid: Tid, mask: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads 8 bytes from the pointer.
+    cvt(unsafe { libc::ptrace(PTRACE_SETSIGMASK, tid, 8usize, &mask as *const u64) }).map(drop)
+}
+
+/// NT_X86_XSTATE: the extended state in the standard XSAVE format.
+///
+/// # Errors
+/// ENODEV: the CPU has none. ESRCH: gone.
+pub fn extended_state(tid: Tid) -> io::Result<Vec<u8>> {
+    let mut buf = vec![0u8; 16 * 1024];
+    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // SAFETY: the kernel writes at most iov_len bytes to iov_base and updates iov_len.
+    cvt(unsafe {
+        libc::ptrace(libc::PTRACE_GETREGSET, tid, 0x202usize, &mut iov as *mut libc::iovec)
+    })?;
+    buf.truncate(iov.iov_len);
+    Ok(buf)
+}
+
+/// Address of the task's `struct rseq`, or `None` when it has registered none (or the kernel can't say).
+pub fn rseq_area(tid: Tid) -> Option<u64> {
+    // struct ptrace_rseq_configuration { u64 pointer; u32 size, signature, flags, pad; }
+    let mut conf = [0u64; 3];
+    // SAFETY: the kernel writes at most the 24 bytes that are announced.
+    let got = unsafe {
+        libc::ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid, 24usize, conf.as_mut_ptr())
+    };
+    (got > 0 && conf[0] != 0).then_some(conf[0])
+}
+
+/// Blocks SIGCHLD for this thread, so that [`wait`] can sleep until a tracee reports. Must precede the first wait.
+pub fn block_sigchld() {
+    // SAFETY: a local set, initialised by sigemptyset.
+    unsafe {
+        let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Waits for a report of one tracee, at most `bound`; `None` when there was none.
+///
+/// # Errors
+/// ECHILD: not our tracee.
+pub fn wait(tid: Tid, bound: Duration) -> io::Result<Option<Stop>> {
+    let mut deadline = None;
+    loop {
+        let mut status = 0;
+        // SAFETY: status is a local.
+        let got = unsafe { libc::waitpid(tid, &mut status, libc::__WALL | libc::WNOHANG) };
+        if got < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if got == tid {
+            return Ok(Some(classify(status)));
+        }
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + bound);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        wait_for_sigchld(left);
+    }
+}
+
+fn wait_for_sigchld(bound: Duration) {
+    let spec = libc::timespec {
+        tv_sec: bound.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(bound.subsec_nanos()),
+    };
+    // SAFETY: local set and timespec; a null siginfo is allowed.
+    unsafe {
+        let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+        libc::sigtimedwait(set.as_ptr(), std::ptr::null_mut(), &spec);
+    }
+}
+
+fn classify(status: i32) -> Stop {
+    if !libc::WIFSTOPPED(status) {
+        return Stop::Exited;
+    }
+    match (status >> 16, libc::WSTOPSIG(status)) {
+        (PTRACE_EVENT_STOP, _) => Stop::Event,
+        (0, signal) if signal == libc::SIGTRAP | 0x80 => Stop::Syscall,
+        (0, signal) => Stop::Signal(signal),
+        _ => Stop::Other,
+    }
+}
+
+/// Whether two processes share their memory (kcmp, KCMP_VM); `false` when the kernel can't tell.
+pub fn same_memory(a: i32, b: i32) -> bool {
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: numbers only.
+    unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0 }
+}
+
+/// Takes the exclusive lock on an open file; `false` when another process holds it.
+pub fn try_lock(file: &File) -> bool {
+    // SAFETY: a valid descriptor.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+}
+
+/// Whether the kernel lets user space use `wrgsbase` (AT_HWCAP2, HWCAP2_FSGSBASE).
+pub fn has_fsgsbase() -> bool {
+    // SAFETY: no pointers.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProcmapQuery {
+    size: u64,
+    query_flags: u64,
+    query_addr: u64,
+    vma_start: u64,
+    vma_end: u64,
+    vma_flags: u64,
+    vma_page_size: u64,
+    vma_offset: u64,
+    inode: u64,
+    dev_major: u32,
+    dev_minor: u32,
+    vma_name_size: u32,
+    build_id_size: u32,
+    vma_name_addr: u64,
+    build_id_addr: u64,
+}
+
+/// The mapping that covers an address, asked of an open /proc/PID/maps (PROCMAP_QUERY, Linux >= 6.11).
+///
+/// # Errors
+/// ENOENT: nothing is mapped there. ENOTTY: the kernel does not know the request.
+pub fn query_mapping(maps: &File, address: u64) -> io::Result<(u64, u64)> {
+    const PROCMAP_QUERY: libc::c_ulong = 0xc068_6611;
+    let mut query = ProcmapQuery {
+        size: size_of::<ProcmapQuery>() as u64,
+        query_addr: address,
+        ..ProcmapQuery::default()
+    };
+    // SAFETY: the structure has the layout and size that the request announces, and asks for no names.
+    cvt(libc::c_long::from(unsafe {
+        libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY, &mut query as *mut ProcmapQuery)
+    }))?;
+    Ok((query.vma_start, query.vma_end))
+}
+
+/// Time since boot in clock ticks, as /proc/PID/stat counts start times.
+pub fn boot_ticks() -> u64 {
+    let mut now = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: the kernel writes one timespec; sysconf has no pointers.
+    let (now, per_second) = unsafe {
+        libc::clock_gettime(libc::CLOCK_BOOTTIME, now.as_mut_ptr());
+        (now.assume_init(), libc::sysconf(libc::_SC_CLK_TCK))
+    };
+    let per_second = u64::try_from(per_second).unwrap_or(100).max(1);
+    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+    u64::try_from(now.tv_sec).unwrap_or(0) * per_second + nanos / (1_000_000_000 / per_second)
+}

@@ -1,0 +1,181 @@
+//! Visits: seize, interrupt, look, decide, detach. Nothing stays attached between two visits, because an attached
+//! task stops at every signal it receives.
+
+use crate::arch;
+use crate::process::{Stat, Task};
+use crate::sys::{self, Registers, Stop, Tid};
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// How long one visit waits for a task to stop. A vfork parent does not stop until its child execs.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What the visits of one command cost the target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Number of stops.
+    pub stops: u64,
+    /// The longest stop of any task: from the interrupt, or, for a task that was running (which first needs its turn
+    /// on a processor to stop), from when the stop was seen, until it went on.
+    pub longest_stop: Duration,
+    /// The most tasks that were stopped at once.
+    pub most_stopped: u64,
+}
+
+/// A task that stands still until this is dropped.
+#[derive(Debug)]
+pub struct Stopped {
+    cost: Rc<Cell<Cost>>,
+    /// Its number.
+    pub tid: Tid,
+    /// Its registers. With a call in them that our interruption ended and that nobody would restart, `rax` says
+    /// already that it is to be restarted; the task's own is put right when it goes on.
+    pub regs: Registers,
+    repair: bool,
+    since: Instant,
+}
+
+/// What trying to stop a task came to.
+#[derive(Debug)]
+pub enum Stopping {
+    /// It stands still.
+    Stopped(Stopped),
+    /// It ended, or is ending.
+    Gone,
+    /// It did not stop in time.
+    Late,
+    /// It can't be seized: another tracer (its number), or no permission (0).
+    Denied(i32),
+}
+
+/// Stops tasks, one at a time.
+#[derive(Debug, Default)]
+pub struct Tracer {
+    cost: Rc<Cell<Cost>>,
+    /// Seized, told to stop, and not there yet.
+    late: BTreeSet<Tid>,
+}
+
+impl Tracer {
+    /// What the visits cost so far.
+    pub fn cost(&self) -> Cost {
+        self.cost.get()
+    }
+
+    /// Stops one task.
+    pub fn stop(&mut self, task: Task, options: i64) -> Stopping {
+        let tid = task.tid;
+        let asked = Instant::now();
+        if !self.late.contains(&tid) {
+            match sys::seize(tid, options) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => return denied(task),
+                Err(_) => return Stopping::Gone,
+            }
+            if sys::interrupt(tid).is_err() {
+                self.forget(tid);
+                return Stopping::Gone;
+            }
+        }
+        let bound = if self.late.contains(&tid) { Duration::ZERO } else { PATIENCE };
+        loop {
+            match sys::wait(tid, bound.saturating_sub(asked.elapsed())) {
+                Ok(Some(Stop::Event)) => break,
+                Ok(Some(Stop::Signal(signal))) => drop(sys::resume(tid, signal)),
+                Ok(Some(Stop::Syscall | Stop::Other)) => drop(sys::resume(tid, 0)),
+                Ok(Some(Stop::Exited)) | Err(_) => {
+                    self.late.remove(&tid);
+                    return Stopping::Gone;
+                }
+                Ok(None) => {
+                    self.late.insert(tid);
+                    return Stopping::Late;
+                }
+            }
+        }
+        let seen = Instant::now();
+        self.late.remove(&tid);
+        let Ok(mut regs) = sys::registers(tid) else {
+            self.forget(tid);
+            return Stopping::Gone;
+        };
+        let repair = arch::needs_eintr_repair(&regs);
+        if repair {
+            regs.rax = arch::repair_eintr();
+        }
+        let mut cost = self.cost.get();
+        cost.stops += 1;
+        cost.most_stopped = cost.most_stopped.max(1 + self.late.len() as u64);
+        self.cost.set(cost);
+        let in_call = regs.orig_rax as i64 >= 0;
+        let since = if in_call { asked } else { seen };
+        Stopping::Stopped(Stopped { cost: self.cost.clone(), tid, regs, repair, since })
+    }
+
+    /// Lets go of a task that may or may not be stopped.
+    fn forget(&mut self, tid: Tid) {
+        let _ = sys::wait(tid, Duration::ZERO);
+        let _ = sys::detach(tid);
+        self.late.remove(&tid);
+    }
+
+    /// Lets go of those that never stopped in time. One that still has not is let go by the end of this process.
+    pub fn release(&mut self) {
+        for tid in std::mem::take(&mut self.late) {
+            if let Ok(Some(Stop::Event)) = sys::wait(tid, Duration::ZERO)
+                && let Ok(regs) = sys::registers(tid)
+                && arch::needs_eintr_repair(&regs)
+            {
+                let _ = sys::set_register(tid, arch::RAX, arch::repair_eintr());
+            }
+            let _ = sys::detach(tid);
+        }
+    }
+}
+
+fn denied(task: Task) -> Stopping {
+    let dead = Stat::read(&task.dir().join("stat")).is_none_or(|stat| stat.is_dead());
+    if dead {
+        return Stopping::Gone;
+    }
+    let tracer = crate::process::status_field(&task.dir(), "TracerPid");
+    Stopping::Denied(tracer.and_then(|pid| pid.parse().ok()).unwrap_or(0))
+}
+
+impl Stopped {
+    /// Sets the gs base: the task's universe.
+    ///
+    /// # Errors
+    /// ESRCH: it was killed meanwhile.
+    pub fn set_gs_base(&self, value: u64) -> std::io::Result<()> {
+        sys::set_register(self.tid, arch::GS_BASE, value)
+    }
+
+    /// Puts all registers back as they were found, a call that is to be restarted included.
+    ///
+    /// # Errors
+    /// ESRCH: it was killed meanwhile.
+    pub fn restore(&mut self) -> std::io::Result<()> {
+        self.repair = false;
+        sys::set_registers(self.tid, &self.regs)
+    }
+
+    /// How long it has been standing still.
+    pub fn stopped_for(&self) -> Duration {
+        self.since.elapsed()
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if self.repair {
+            let _ = sys::set_register(self.tid, arch::RAX, self.regs.rax);
+        }
+        let _ = sys::detach(self.tid);
+        let mut cost = self.cost.get();
+        cost.longest_stop = cost.longest_stop.max(self.since.elapsed());
+        self.cost.set(cost);
+    }
+}

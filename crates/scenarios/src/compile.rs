@@ -1,0 +1,203 @@
+//! Builds targets and patches. Each different build is made once per test binary.
+
+use crate::cli;
+use crate::plan::{Build, Plan, root};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
+
+type Cache = Mutex<HashMap<String, Arc<OnceLock<PathBuf>>>>;
+static CACHE: LazyLock<Cache> = LazyLock::new(Cache::default);
+
+/// Where this process builds things; under cargo's target directory.
+pub fn out_dir() -> PathBuf {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        let exe = std::env::current_exe().expect("the test binary has a path");
+        let binary = exe.file_stem().expect("the test binary has a name");
+        let dir = cli::target_dir().join("scenarios").join(binary);
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        dir
+    })
+    .clone()
+}
+
+/// Whether a command can be found.
+pub fn has_command(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
+}
+
+fn once(key: String, make: impl FnOnce() -> PathBuf) -> PathBuf {
+    let cell = CACHE
+        .lock()
+        .unwrap_or_else(|e| e.into_inner())
+        .entry(key)
+        .or_default()
+        .clone();
+    cell.get_or_init(make).clone()
+}
+
+/// A fresh directory for what is made from `key`.
+fn fresh_dir(name: &str) -> PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let dir = out_dir().join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    dir
+}
+
+fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Builds the scenario's `target.c` with the sources and the library that it names.
+pub fn compile_target(plan: &Plan, build: &Build) -> PathBuf {
+    compile_program(plan, build, "target.c")
+}
+
+/// Builds another program of the scenario's directory as `compile_target` builds `target.c`.
+pub fn compile_program(plan: &Plan, build: &Build, main: &str) -> PathBuf {
+    once(format!("{} {main} {build}", plan.dir.display()), || {
+        let dir = fresh_dir(plan.name());
+        let common = root().join("tests/common");
+        let shape: &[&str] = if build.shape == "pie" {
+            &["-fPIE", "-pie"]
+        } else {
+            &["-fno-pie", "-no-pie"]
+        };
+        let mut command = Command::new(&build.compiler);
+        command.arg(&build.optimisation).args([
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wl,--build-id",
+            "-pthread",
+        ]);
+        command
+            .args(shape)
+            .arg("-I")
+            .arg(&common)
+            .arg("-I")
+            .arg(&plan.dir)
+            .arg(plan.dir.join(main));
+        if main == "target.c" {
+            let sources = plan.get("source").unwrap_or_default();
+            command.args(sources.split_whitespace().map(|file| plan.dir.join(file)));
+            if let Some(library) = plan.get("library") {
+                let so = compile_library(plan, build, library, &dir, &common);
+                command.arg(so).arg(format!("-Wl,-rpath,{}", dir.display()));
+            }
+        }
+        command.args(plan.get("link").unwrap_or_default().split_whitespace());
+        let exe = dir.join(plan.name());
+        run(command.args(&build.flags).arg("-o").arg(&exe));
+        exe
+    })
+}
+
+fn compile_library(plan: &Plan, build: &Build, source: &str, dir: &Path, common: &Path) -> PathBuf {
+    let so = dir.join("libscenario.so");
+    run(Command::new(&build.compiler)
+        .args([
+            &build.optimisation,
+            "-shared",
+            "-fPIC",
+            "-Wl,--build-id",
+            "-Wl,-soname,libscenario.so",
+            "-I",
+        ])
+        .arg(common)
+        .arg(plan.dir.join(source))
+        .arg("-o")
+        .arg(&so));
+    so
+}
+
+/// The library next to a target, if its scenario has one.
+pub fn library_of(target: &Path) -> Option<PathBuf> {
+    Some(target.with_file_name("libscenario.so")).filter(|so| so.is_file())
+}
+
+/// Compiles the sources of a scenario's patch: `patch.c` (or the common one), and `more.c` where there is one.
+pub fn compile_patch_objects(plan: &Plan, build: &Build) -> Vec<PathBuf> {
+    let own = plan.dir.join("patch.c");
+    let first = if own.is_file() {
+        own
+    } else {
+        root().join("tests/common/answer.patch.c")
+    };
+    let more = Some(plan.dir.join("more.c")).filter(|path| path.is_file());
+    let dir = fresh_dir(&format!("{}-patch", plan.name()));
+    let shape = if build.shape == "pic" {
+        "-fPIC"
+    } else {
+        "-fno-pic"
+    };
+    let mut objects = Vec::new();
+    for source in [first].into_iter().chain(more) {
+        let object = dir
+            .join(source.file_name().expect("a file"))
+            .with_extension("o");
+        run(Command::new(&build.compiler)
+            .args([
+                &build.optimisation,
+                shape,
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-I",
+            ])
+            .arg(root().join("include"))
+            .arg("-I")
+            .arg(&plan.dir)
+            .args(&build.flags)
+            .arg("-c")
+            .arg(&source)
+            .arg("-o")
+            .arg(&object));
+        objects.push(object);
+    }
+    objects
+}
+
+/// The arguments of `livegraft pack` for these objects and this target; the patch is called `name`.
+pub fn pack_arguments(objects: &[PathBuf], target: &Path, name: &str) -> (Vec<String>, PathBuf) {
+    let out = objects[0].with_file_name(format!("{name}.klp"));
+    let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+    let mut arguments = vec!["pack".to_owned()];
+    arguments.extend(objects.iter().map(|object| text(object)));
+    for object in [Some(target.to_owned()), library_of(target)]
+        .into_iter()
+        .flatten()
+    {
+        arguments.extend(["--target".to_owned(), text(&object)]);
+    }
+    arguments.extend(["-o".to_owned(), text(&out)]);
+    (arguments, out)
+}
+
+/// Compiles and packs a scenario's patch for a target; the patch is called `fix`.
+pub fn compile_patch(plan: &Plan, build: &Build, target: &Path) -> PathBuf {
+    let key = format!(
+        "{} patch {build} for {}",
+        plan.dir.display(),
+        target.display()
+    );
+    once(key, || {
+        let objects = compile_patch_objects(plan, build);
+        let (arguments, klp) = pack_arguments(&objects, target, "fix");
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        cli::livegraft(&arguments).done();
+        klp
+    })
+}

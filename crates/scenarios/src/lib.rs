@@ -1,0 +1,43 @@
+//! The harness of the scenarios in `tests/`: it builds small C programs and patches, runs them, drives the `livegraft`
+//! command at them, and looks at what is left behind.
+//!
+//! A scenario is a directory in `tests/` with its expectations in the header comment of its `target.c`, as lines
+//! `//# key: value` (see [`plan`]). Nothing here knows how livegraft works: it is used as a user uses it, through its
+//! command line and its JSON.
+
+pub mod cli;
+pub mod compile;
+pub mod cycle;
+pub mod inspect;
+pub mod plan;
+pub mod redis;
+pub mod refusal;
+mod sys;
+pub mod target;
+
+pub use cli::{Outcome, livegraft};
+pub use compile::{compile_patch, compile_target};
+pub use plan::{Build, Plan};
+pub use sys::{Tracer, Uprobe, bare_visit, kill, killpg, raise_open_files};
+pub use target::Target;
+
+use std::io::Write;
+
+/// Says whether a requirement is there. Where it is not, a SKIP line appears in the output of `cargo test` (which would
+/// swallow a `println!`), and with `LIVEGRAFT_REQUIRE=1` the test fails.
+pub fn require(what: &str, present: bool) -> bool {
+    if !present {
+        assert!(
+            std::env::var_os("LIVEGRAFT_REQUIRE").is_none(),
+            "LIVEGRAFT_REQUIRE is set, and {what} is missing"
+        );
+        let test = std::thread::current().name().unwrap_or("?").to_owned();
+        let _ = writeln!(std::io::stderr(), "SKIP {test}: needs {what}");
+    }
+    present
+}
+
+/// A line of progress that `cargo test` does not swallow; for the scenarios that take long.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "     {text}");
+}

@@ -1,0 +1,140 @@
+//! The few system calls that the harness makes itself.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::path::Path;
+use std::ptr::null_mut;
+
+/// Sends a signal to one process.
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: no memory is involved; pid is a child of ours that has not been reaped.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Sends a signal to one process group.
+pub fn killpg(group: i32, signal: i32) {
+    // SAFETY: as above; the group was made by us for one child.
+    unsafe { libc::killpg(group, signal) };
+}
+
+/// Raises the limit of open files to what is allowed (redis-benchmark and 1000 threads want some).
+pub fn raise_open_files() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls get a valid struct.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}
+
+fn ptrace(request: libc::c_uint, tid: i32, data: *mut libc::c_void) -> io::Result<()> {
+    // SAFETY: data is null or points to what the request wants, see the callers.
+    let result = unsafe { libc::ptrace(request, tid, null_mut::<libc::c_void>(), data) };
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Waits until a task that this thread traces stops; gives the signal that it stopped for, 0 if it is our interruption.
+fn wait_for_stop(tid: i32) -> io::Result<usize> {
+    let mut status = 0;
+    loop {
+        // SAFETY: status is valid; tid is traced by this thread.
+        let got = unsafe { libc::waitpid(tid, &mut status, libc::__WALL) };
+        if got == tid && libc::WIFSTOPPED(status) {
+            let ours = status >> 16 == libc::PTRACE_EVENT_STOP;
+            return Ok(if ours {
+                0
+            } else {
+                libc::WSTOPSIG(status) as usize
+            });
+        }
+        let error = io::Error::last_os_error();
+        if got == tid || error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// SEIZE + INTERRUPT + GETREGS + DETACH of one task, nothing else: the least that a visit can cost. Gives its gs base.
+/// A signal that arrives first is passed on.
+pub fn bare_visit(tid: i32) -> io::Result<u64> {
+    ptrace(libc::PTRACE_SEIZE, tid, null_mut())?;
+    ptrace(libc::PTRACE_INTERRUPT, tid, null_mut())?;
+    let signal = wait_for_stop(tid)?;
+    let mut registers = MaybeUninit::<libc::user_regs_struct>::uninit();
+    ptrace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr().cast())?;
+    ptrace(libc::PTRACE_DETACH, tid, signal as *mut libc::c_void)?;
+    // SAFETY: PTRACE_GETREGS has filled it.
+    Ok(unsafe { registers.assume_init() }.gs_base)
+}
+
+/// Somebody else's tracer: attached, and doing nothing. Must be dropped by the thread that made it.
+#[derive(Debug)]
+pub struct Tracer(i32);
+
+impl Tracer {
+    /// Attaches to one task.
+    pub fn attach(tid: i32) -> io::Result<Self> {
+        ptrace(libc::PTRACE_SEIZE, tid, null_mut())?;
+        Ok(Self(tid))
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = ptrace(libc::PTRACE_INTERRUPT, self.0, null_mut());
+        let signal = wait_for_stop(self.0).unwrap_or(0);
+        let _ = ptrace(libc::PTRACE_DETACH, self.0, signal as *mut libc::c_void);
+    }
+}
+
+/// A uprobe as perf and bpftrace set them; gone when dropped.
+#[derive(Debug)]
+pub struct Uprobe(i32);
+
+impl Uprobe {
+    /// Sets one at an offset of a file, for one process.
+    pub fn set(file: &Path, offset: u64, pid: i32) -> io::Result<Self> {
+        let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type")?;
+        let kind: u32 = kind.trim().parse().map_err(io::Error::other)?;
+        let path =
+            std::ffi::CString::new(file.to_str().unwrap_or_default()).map_err(io::Error::other)?;
+        // struct perf_event_attr, PERF_ATTR_SIZE_VER1: type, size, config, sample_period, sample_type, read_format,
+        // flags, wakeup, bp_type, config1 (the path), config2 (the offset).
+        let mut attributes = [0_u64; 9];
+        attributes[0] = u64::from(kind) | 72 << 32;
+        attributes[7] = path.as_ptr() as u64;
+        attributes[8] = offset;
+        // SAFETY: the attributes are 72 bytes as their size field says, the path outlives the call.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_perf_event_open,
+                attributes.as_ptr(),
+                pid,
+                -1,
+                -1,
+                8_u64,
+            )
+        };
+        if fd < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Self(fd as i32))
+        }
+    }
+}
+
+impl Drop for Uprobe {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is ours.
+        unsafe { libc::close(self.0) };
+    }
+}

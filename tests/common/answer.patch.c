@@ -1,0 +1,14 @@
+// The patch for common/answer.h; what most refusals try to load.
+#include <livepatch.h>
+#include <stddef.h>
+
+static int lp_answer(int x)
+{
+	__asm__ volatile("" ::: "memory");
+	return x + 2;
+}
+
+static struct klp_func funcs[] = { { .old_name = "answer", .new_func = lp_answer }, { } };
+static struct klp_object objs[] = { { .name = NULL, .funcs = funcs }, { } };
+static struct klp_patch patch = { .objs = objs };
+KLP_PATCH(patch);

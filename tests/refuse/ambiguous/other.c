@@ -1,0 +1,13 @@
+// The other answer_me().
+#include "patchable.h"
+
+static PATCHABLE int answer_me(int x)
+{
+	BARRIER();
+	return x + 20;
+}
+
+int ask_the_other(int x)
+{
+	return answer_me(x);
+}

@@ -1,0 +1,14 @@
+// Does not say which answer_me() it means.
+#include <livepatch.h>
+#include <stddef.h>
+
+static int lp_answer(int x)
+{
+	__asm__ volatile("" ::: "memory");
+	return x + 2;
+}
+
+static struct klp_func funcs[] = { { .old_name = "answer_me", .new_func = lp_answer }, { } };
+static struct klp_object objs[] = { { .name = NULL, .funcs = funcs }, { } };
+static struct klp_patch patch = { .objs = objs };
+KLP_PATCH(patch);

@@ -1,0 +1,14 @@
+// Names a function that is not there.
+#include <livepatch.h>
+#include <stddef.h>
+
+static int lp_answer(int x)
+{
+	__asm__ volatile("" ::: "memory");
+	return x + 2;
+}
+
+static struct klp_func funcs[] = { { .old_name = "no_such_function", .new_func = lp_answer }, { } };
+static struct klp_object objs[] = { { .name = NULL, .funcs = funcs }, { } };
+static struct klp_patch patch = { .objs = objs };
+KLP_PATCH(patch);

@@ -1,0 +1,29 @@
+// Version 2 of job() and tick().
+#include <livepatch.h>
+#include <stddef.h>
+
+extern void job_entered(int version);
+extern void job_sleep(void);
+extern void job_left(int version);
+
+static void lp_job(void)
+{
+	job_entered(2);
+	job_sleep();
+	job_left(2);
+}
+
+static int lp_tick(int x)
+{
+	__asm__ volatile("" ::: "memory");
+	return x + 2;
+}
+
+static struct klp_func funcs[] = {
+	{ .old_name = "job", .new_func = lp_job },
+	{ .old_name = "tick", .new_func = lp_tick },
+	{ }
+};
+static struct klp_object objs[] = { { .name = NULL, .funcs = funcs }, { } };
+static struct klp_patch patch = { .objs = objs };
+KLP_PATCH(patch);

@@ -1,0 +1,125 @@
+// A task asleep inside the replaced job() of `for (;;) job();`, and workers that call another replaced function.
+//
+//# target: gcc,clang -O2 pie
+//
+// Commands: "wake" lets the sleeper's job() return once, and waits until it has entered the next one; "workers" says
+// which version all workers run; "sleeper" says which version the sleeper is in.
+#include "scn.h"
+
+enum { WORKERS = 6 };
+static int pipe_ends[2];
+static atomic_int entered, left_old, left_new;
+static struct {
+	atomic_ulong rounds;
+	atomic_int version;
+} workers[WORKERS];
+// Read by job(), whichever version: the one that the sleeper is in.
+atomic_int sleeper_version;
+
+void job_entered(int version)
+{
+	atomic_store(&sleeper_version, version);
+	atomic_fetch_add(&entered, 1);
+}
+
+void job_sleep(void)
+{
+	char byte;
+	ssize_t got;
+	while ((got = read(pipe_ends[0], &byte, 1)) < 0 && errno == EINTR)
+		scn_broken("the sleeper's read returned EINTR");
+	if (got != 1)
+		scn_broken("the sleeper's read returned %zd", got);
+}
+
+void job_left(int version)
+{
+	if (atomic_load(&sleeper_version) != version)
+		scn_broken("job() entered in version %d and left in %d", sleeper_version, version);
+	atomic_fetch_add(version == 1 ? &left_old : &left_new, 1);
+}
+
+PATCHABLE void job(void)
+{
+	job_entered(1);
+	job_sleep();
+	job_left(1);
+}
+
+PATCHABLE int tick(int x)
+{
+	BARRIER();
+	return x + 1;
+}
+
+static void *sleeper(void *argument)
+{
+	for (;;)
+		job();
+	return argument;
+}
+
+static void *worker(void *argument)
+{
+	int self = (int)(intptr_t)argument;
+	for (int x = 0;; x = (x + 1) & 0xffff) {
+		atomic_store(&workers[self].version, tick(x) - x);
+		atomic_fetch_add(&workers[self].rounds, 1);
+		if (self > 1)
+			scn_nap_us(300);
+	}
+	return NULL;
+}
+
+static const char *workers_say(void)
+{
+	int seen[3] = { 0 };
+	for (int i = 0; i < WORKERS; i++) {
+		unsigned long rounds = atomic_load(&workers[i].rounds);
+		while (atomic_load(&workers[i].rounds) < rounds + 2)
+			scn_nap_us(100);
+		int version = atomic_load(&workers[i].version);
+		if (version != 1 && version != 2)
+			scn_broken("tick() added %d", version);
+		seen[version]++;
+	}
+	return !seen[2] ? "old" : !seen[1] ? "new" : "mixed";
+}
+
+static const char *sleeper_says(void)
+{
+	return atomic_load(&sleeper_version) == 1 ? "old" : "new";
+}
+
+static const char *scn_check(void)
+{
+	const char *workers = workers_say(), *sleeper = sleeper_says();
+	return strcmp(workers, sleeper) ? "mixed" : workers;
+}
+
+static const char *scn_command(const char *line)
+{
+	if (!strcmp(line, "wake")) {
+		int before = atomic_load(&entered);
+		(void)!write(pipe_ends[1], "", 1);
+		while (atomic_load(&entered) == before)
+			scn_nap_us(100);
+		return sleeper_says();
+	}
+	if (!strcmp(line, "workers"))
+		return workers_say();
+	if (!strcmp(line, "sleeper"))
+		return sleeper_says();
+	return "unknown command";
+}
+
+int main(void)
+{
+	(void)!pipe(pipe_ends);
+	pthread_setname_np(scn_thread(sleeper, NULL), "sleeper");
+	for (intptr_t i = 0; i < WORKERS; i++)
+		scn_thread(worker, (void *)i);
+	while (!atomic_load(&entered))
+		scn_nap_us(100);
+	scn_serve();
+}
