@@ -17,6 +17,8 @@
 #ifndef LIVEPATCH_H
 #define LIVEPATCH_H
 
+#include <stddef.h> /* NULL, as in the kernel */
+
 #include <stddef.h>
 
 #ifdef __cplusplus

@@ -29,22 +29,37 @@ pub fn pack(objects: &[PathBuf], targets: &[PathBuf], output: &Path) -> Outcome 
         paths.iter().map(|path| read(path)).collect()
     };
     let (object_bytes, target_bytes) = (read_all(objects)?, read_all(targets)?);
-    let inputs: Vec<Input<'_>> =
-        objects.iter().zip(&object_bytes).map(|(path, bytes)| Input { path, bytes }).collect();
+    let inputs: Vec<Input<'_>> = objects
+        .iter()
+        .zip(&object_bytes)
+        .map(|(path, bytes)| Input { path, bytes })
+        .collect();
     let targets: Vec<Target<'_>> = targets
         .iter()
         .zip(&target_bytes)
-        .map(|(path, bytes)| Target { path, bytes, debug: None })
+        .map(|(path, bytes)| Target {
+            path,
+            bytes,
+            debug: None,
+        })
         .collect();
     let bytes = livegraft_patchfile::pack(&inputs, &targets).map_err(Failure::Pack)?;
-    let patch = Patch::parse(&bytes)
-        .map_err(|source| Failure::Patch { path: output.to_owned(), source })?;
+    let patch = Patch::parse(&bytes).map_err(|source| Failure::Patch {
+        path: output.to_owned(),
+        source,
+    })?;
     fs::write(output, &bytes).map_err(Failure::file(output))?;
-    Ok(Shown::Packed { path: output.to_owned(), info: Box::new(Info::new(&patch)) })
+    Ok(Shown::Packed {
+        path: output.to_owned(),
+        info: Box::new(Info::new(&patch)),
+    })
 }
 
 fn parse(path: &Path) -> Result<Patch, Failure> {
-    Patch::parse(&read(path)?).map_err(|source| Failure::Patch { path: path.to_owned(), source })
+    Patch::parse(&read(path)?).map_err(|source| Failure::Patch {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The patch's name: the file's, without the extension.
@@ -67,7 +82,10 @@ struct Watch {
 
 impl Watch {
     fn new() -> Watch {
-        Watch { began: Instant::now(), bar: None }
+        Watch {
+            began: Instant::now(),
+            bar: None,
+        }
     }
 
     fn show(&mut self, arrived: usize, left: usize) {
@@ -100,7 +118,10 @@ pub fn load(path: &Path, pid: i32, options: &Options) -> Outcome {
     let mut watch = Watch::new();
     let report = Engine::change(pid)?.load(&patch, &name, options, &mut |a, b| watch.show(a, b))?;
     drop(watch);
-    Ok(Shown::Transition(Transitioned::new(&report, began.elapsed())))
+    Ok(Shown::Transition(Transitioned::new(
+        &report,
+        began.elapsed(),
+    )))
 }
 
 pub fn unload(name: &str, pid: i32, options: &Options) -> Outcome {
@@ -108,7 +129,10 @@ pub fn unload(name: &str, pid: i32, options: &Options) -> Outcome {
     let mut watch = Watch::new();
     let report = Engine::change(pid)?.unload(name, options, &mut |a, b| watch.show(a, b))?;
     drop(watch);
-    Ok(Shown::Transition(Transitioned::new(&report, began.elapsed())))
+    Ok(Shown::Transition(Transitioned::new(
+        &report,
+        began.elapsed(),
+    )))
 }
 
 pub fn resume(pid: i32, options: &Options) -> Outcome {
@@ -127,7 +151,10 @@ pub fn reverse(pid: i32, options: &Options) -> Outcome {
     let mut watch = Watch::new();
     let report = Engine::change(pid)?.reverse(options, &mut |a, b| watch.show(a, b))?;
     drop(watch);
-    Ok(Shown::Transition(Transitioned::new(&report, began.elapsed())))
+    Ok(Shown::Transition(Transitioned::new(
+        &report,
+        began.elapsed(),
+    )))
 }
 
 pub fn list(pid: Option<i32>) -> Outcome {

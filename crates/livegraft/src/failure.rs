@@ -57,7 +57,10 @@ impl Failure {
     pub fn print(&self, json: bool) -> ExitCode {
         let message = self.to_string();
         if json {
-            println!("{}", serde_json::json!({"error": {"kind": self.kind(), "message": message}}));
+            println!(
+                "{}",
+                serde_json::json!({"error": {"kind": self.kind(), "message": message}})
+            );
         }
         eprintln!("livegraft: {message}");
         ExitCode::from(1)

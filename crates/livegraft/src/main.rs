@@ -14,8 +14,12 @@ use std::time::Duration;
 
 /// Live patching of running processes, one task at a time, never stopping the world.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = "Exit codes: 0 done; 1 refused or failed, target as before; 2 usage; \
-    3 timed out and reversed; 4 timed out and left in transition.")]
+#[command(
+    version,
+    about,
+    after_help = "Exit codes: 0 done; 1 refused or failed, target as before; 2 usage; \
+    3 timed out and reversed; 4 timed out and left in transition."
+)]
 struct Cli {
     /// Print one JSON document on stdout instead of text, errors included
     #[arg(long, global = true)]
@@ -138,7 +142,9 @@ impl TransitionArgs {
 
 /// `15s`, `200ms`, `2m`, `0.5s`; a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let scale = match unit {
         "ms" => 0.001,
@@ -147,29 +153,42 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(format!("`{unit}` is no unit of time; use ms, s, m or h")),
     };
-    let number: f64 = number.parse().map_err(|_| format!("`{text}` is no duration"))?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is no duration"))?;
     Duration::try_from_secs_f64(number * scale).map_err(|_| format!("`{text}` is no duration"))
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.command {
-        Command::Pack { objects, target, output } => commands::pack(objects, target, output),
+        Command::Pack {
+            objects,
+            target,
+            output,
+        } => commands::pack(objects, target, output),
         Command::Info { patch } => commands::info(patch),
-        Command::Load { patch, process, transition, entry } => {
-            commands::load(patch, process.pid, &transition.options(*entry))
-        }
-        Command::Unload { name, process, transition } => {
-            commands::unload(name, process.pid, &transition.options(None))
-        }
+        Command::Load {
+            patch,
+            process,
+            transition,
+            entry,
+        } => commands::load(patch, process.pid, &transition.options(*entry)),
+        Command::Unload {
+            name,
+            process,
+            transition,
+        } => commands::unload(name, process.pid, &transition.options(None)),
         Command::List { pid } => commands::list(*pid),
         Command::Status { process } => commands::status(process.pid),
-        Command::Resume { process, transition } => {
-            commands::resume(process.pid, &transition.options(None))
-        }
-        Command::Reverse { process, transition } => {
-            commands::reverse(process.pid, &transition.options(None))
-        }
+        Command::Resume {
+            process,
+            transition,
+        } => commands::resume(process.pid, &transition.options(None)),
+        Command::Reverse {
+            process,
+            transition,
+        } => commands::reverse(process.pid, &transition.options(None)),
     };
     match outcome {
         Ok(shown) => shown.print(cli.json),

@@ -70,7 +70,11 @@ impl BlockedTask {
 
 impl fmt::Display for BlockedTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "task {} ({}), {:.1} s: {}", self.tid, self.name, self.seconds, self.function)?;
+        write!(
+            f,
+            "task {} ({}), {:.1} s: {}",
+            self.tid, self.name, self.seconds, self.function
+        )?;
         match (&self.stack, self.address.as_str()) {
             (_, "0x0") => {}
             (Some(stack), address) => write!(f, ", {address} found on its stack at {stack}")?,
@@ -126,11 +130,19 @@ impl Transitioned {
 
 impl fmt::Display for Transitioned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Transitioned { patch, pid, tasks, .. } = self;
+        let Transitioned {
+            patch, pid, tasks, ..
+        } = self;
         match self.result {
-            "loaded" => write!(f, "Patch {patch} is loaded into process {pid}: {tasks} tasks run it")?,
+            "loaded" => write!(
+                f,
+                "Patch {patch} is loaded into process {pid}: {tasks} tasks run it"
+            )?,
             "unloaded" => {
-                write!(f, "Patch {patch} is unloaded from process {pid}: {tasks} tasks are back")?;
+                write!(
+                    f,
+                    "Patch {patch} is unloaded from process {pid}: {tasks} tasks are back"
+                )?;
             }
             "reversed" => write!(
                 f,
@@ -154,8 +166,16 @@ impl fmt::Display for Transitioned {
         if self.children > 0 {
             writeln!(f, "  and {} forked children with it", self.children)?;
         }
-        for Function { name, object, entry } in &self.functions {
-            let object = object.as_deref().map(|object| format!(" ({object})")).unwrap_or_default();
+        for Function {
+            name,
+            object,
+            entry,
+        } in &self.functions
+        {
+            let object = object
+                .as_deref()
+                .map(|object| format!(" ({object})"))
+                .unwrap_or_default();
             writeln!(f, "  {name}{object}: {entry}")?;
         }
         for blocked in &self.blocked {
@@ -229,7 +249,9 @@ impl Transition {
             patch: view.patch.clone(),
             operation: view.operation,
             reversed: view.reversed,
-            controller: view.controller.map(|(pid, alive)| Controller { pid, alive }),
+            controller: view
+                .controller
+                .map(|(pid, alive)| Controller { pid, alive }),
         }
     }
 }
@@ -240,11 +262,19 @@ impl fmt::Display for Transition {
             Operation::Load => "loading",
             Operation::Unload => "unloading",
         };
-        write!(f, "{operation} {}{}", self.patch, if self.reversed { ", reversed" } else { "" })?;
+        write!(
+            f,
+            "{operation} {}{}",
+            self.patch,
+            if self.reversed { ", reversed" } else { "" }
+        )?;
         match &self.controller {
             Some(Controller { pid, alive: true }) => write!(f, "; livegraft {pid} is at work"),
             Some(Controller { pid, alive: false }) => {
-                write!(f, "; livegraft {pid} went away, `resume` or `reverse` takes it up")
+                write!(
+                    f,
+                    "; livegraft {pid} went away, `resume` or `reverse` takes it up"
+                )
             }
             None => write!(f, "; nobody is at work, `resume` or `reverse` takes it up"),
         }
@@ -267,7 +297,11 @@ impl Listed {
                 })
                 .collect(),
             memory: Memory {
-                bytes: overview.mappings.iter().map(|mapping| mapping.end - mapping.start).sum(),
+                bytes: overview
+                    .mappings
+                    .iter()
+                    .map(|mapping| mapping.end - mapping.start)
+                    .sum(),
                 mappings: overview
                     .mappings
                     .iter()
@@ -310,7 +344,12 @@ impl fmt::Display for Processes {
             }
             for patch in process.patches.iter().rev() {
                 let state = format!("{:?}", patch.state).to_lowercase();
-                writeln!(f, "  patch {}: {state}; {}", patch.name, patch.functions.join(", "))?;
+                writeln!(
+                    f,
+                    "  patch {}: {state}; {}",
+                    patch.name,
+                    patch.functions.join(", ")
+                )?;
             }
             for entry in &process.entries {
                 let state = match (entry.intact, entry.redirected) {
@@ -318,7 +357,11 @@ impl fmt::Display for Processes {
                     (true, true) => "redirected",
                     (true, false) => "as in its file",
                 };
-                writeln!(f, "  entry {} at {} ({}): {state}", entry.function, entry.address, entry.entry)?;
+                writeln!(
+                    f,
+                    "  entry {} at {} ({}): {state}",
+                    entry.function, entry.address, entry.entry
+                )?;
             }
             writeln!(f, "  memory: {} KiB", process.memory.bytes / 1024)?;
             for mapping in &process.memory.mappings {
@@ -377,16 +420,28 @@ impl fmt::Display for Status {
                 self.tasks.first().map_or(0, |task| task.universe)
             )?,
             Some(open) => {
-                let left = self.tasks.iter().filter(|task| task.blocked.is_some()).count();
+                let left = self
+                    .tasks
+                    .iter()
+                    .filter(|task| task.blocked.is_some())
+                    .count();
                 writeln!(f, "process {}: {open}", self.pid)?;
-                writeln!(f, "  {} tasks have moved, {left} have not", self.tasks.len() - left)?;
+                writeln!(
+                    f,
+                    "  {} tasks have moved, {left} have not",
+                    self.tasks.len() - left
+                )?;
                 for blocked in self.tasks.iter().filter_map(|task| task.blocked.as_ref()) {
                     writeln!(f, "  {blocked}")?;
                 }
             }
         }
         if !self.entries_intact {
-            writeln!(f, "  some entries are not as they should be: see `livegraft list --pid {}`", self.pid)?;
+            writeln!(
+                f,
+                "  some entries are not as they should be: see `livegraft list --pid {}`",
+                self.pid
+            )?;
         }
         Ok(())
     }
@@ -397,7 +452,11 @@ impl Shown {
     pub fn print(&self, json: bool) -> ExitCode {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = if json { self.write_json(&mut text) } else { self.write_text(&mut text) };
+        let _ = if json {
+            self.write_json(&mut text)
+        } else {
+            self.write_text(&mut text)
+        };
         print!("{text}");
         match self {
             Shown::Transition(transitioned) => transitioned.exit_code(),
@@ -411,7 +470,10 @@ impl Shown {
             Shown::Info(info) => write!(f, "{info}"),
             Shown::Transition(transitioned) => write!(f, "{transitioned}"),
             Shown::NothingOpen { pid } => {
-                writeln!(f, "No transition is open in process {pid}; there is nothing to take up.")
+                writeln!(
+                    f,
+                    "No transition is open in process {pid}; there is nothing to take up."
+                )
             }
             Shown::List(list) => write!(f, "{list}"),
             Shown::Status(status) => write!(f, "{status}"),

@@ -100,7 +100,7 @@ static struct klp_object objs[2] = { { 0, funcs, { 0, 0, 0, 0 } }, { 0, 0, { 0, 
 static struct klp_patch patch = { objs, 0, 0, 0 };
 extern int some_alias(int);
 KLP_PATCH(patch);
-KLP_SYM(some_alias, \"main\", 0, 1);
+KLP_SYM(some_alias, \"main\", NULL, 1);
 ";
     for cc in compilers() {
         let cxx = if cc == "gcc" { "g++" } else { "clang++" };

@@ -66,7 +66,9 @@ pub enum Error {
     #[error("{0} is statically linked; patching static programs is not supported yet")]
     Static(String),
     /// Go, coroutines.
-    #[error("{object} {hazard}; a function on a suspended stack could not be seen, so it is not patched yet")]
+    #[error(
+        "{object} {hazard}; a function on a suspended stack could not be seen, so it is not patched yet"
+    )]
     ForeignStacks {
         /// Which object.
         object: String,
@@ -98,7 +100,9 @@ pub enum Error {
         wanted: String,
     },
     /// The function's bytes in the file are not those of the fingerprint.
-    #[error("the code of `{function}` in {object} is not the code that the patch was packed against; pack it again")]
+    #[error(
+        "the code of `{function}` in {object} is not the code that the patch was packed against; pack it again"
+    )]
     Fingerprint {
         /// The function.
         function: String,

@@ -18,7 +18,10 @@ impl Memory {
     /// # Errors
     /// EACCES, EPERM: ptrace access is denied.
     pub fn open(task_dir: &Path) -> io::Result<Memory> {
-        let file = OpenOptions::new().read(true).write(true).open(task_dir.join("mem"))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(task_dir.join("mem"))?;
         Ok(Memory { file })
     }
 

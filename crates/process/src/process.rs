@@ -28,14 +28,20 @@ impl Task {
 
     /// The name in `comm`, for the user.
     pub fn name(&self) -> String {
-        fs::read_to_string(self.dir().join("comm")).unwrap_or_default().trim_end().to_owned()
+        fs::read_to_string(self.dir().join("comm"))
+            .unwrap_or_default()
+            .trim_end()
+            .to_owned()
     }
 
     /// How often it has been scheduled away: unchanged while asleep means that it has not run.
     pub fn switches(&self) -> Option<Switches> {
         let status = fs::read_to_string(self.dir().join("status")).ok()?;
         let field = |name: &str| {
-            status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(str::trim)
         };
         Some(Switches {
             asleep: field("State:").is_some_and(|state| !state.starts_with('R')),
@@ -138,7 +144,10 @@ impl Process {
         let denied = |source: io::Error| match source.raw_os_error() {
             Some(libc::EACCES | libc::EPERM) => Error::NoPermission(pid),
             Some(libc::ENOENT | libc::ESRCH) => Error::NoProcess(pid),
-            _ => Error::Io { what: format!("process {pid}"), source },
+            _ => Error::Io {
+                what: format!("process {pid}"),
+                source,
+            },
         };
         let live = fs::read_dir(dir.join("task"))
             .map_err(denied)?
@@ -147,8 +156,18 @@ impl Process {
             .ok_or(Error::Zombie(pid))?;
         let memory = Memory::open(&live).map_err(denied)?;
         let maps = File::open(live.join("maps")).map_err(denied)?;
-        let name = fs::read_to_string(dir.join("comm")).unwrap_or_default().trim_end().to_owned();
-        Ok(Process { pid, name, live, start_time: stat.start_time, memory, maps })
+        let name = fs::read_to_string(dir.join("comm"))
+            .unwrap_or_default()
+            .trim_end()
+            .to_owned();
+        Ok(Process {
+            pid,
+            name,
+            live,
+            start_time: stat.start_time,
+            memory,
+            maps,
+        })
     }
 
     /// /proc/PID.
@@ -176,16 +195,22 @@ impl Process {
 
     /// The number of an open file whose name begins so.
     pub fn open_file_named(&self, prefix: &str) -> Option<u64> {
-        fs::read_dir(self.live.join("fd")).ok()?.filter_map(Result::ok).find_map(|entry| {
-            let link = fs::read_link(entry.path()).ok()?;
-            link.to_str()?.starts_with(prefix).then_some(())?;
-            entry.file_name().to_str()?.parse().ok()
-        })
+        fs::read_dir(self.live.join("fd"))
+            .ok()?
+            .filter_map(Result::ok)
+            .find_map(|entry| {
+                let link = fs::read_link(entry.path()).ok()?;
+                link.to_str()?.starts_with(prefix).then_some(())?;
+                entry.file_name().to_str()?.parse().ok()
+            })
     }
 
     /// Whether any task of it is traced already, and by whom.
     pub fn tracer(&self) -> Option<i32> {
-        status_field(&self.live, "TracerPid")?.parse().ok().filter(|&pid| pid != 0)
+        status_field(&self.live, "TracerPid")?
+            .parse()
+            .ok()
+            .filter(|&pid| pid != 0)
     }
 
     /// All tasks that run in this memory. A listing can miss live tasks when others die under it, so it counts as
@@ -217,8 +242,16 @@ impl Process {
 fn list_tasks(pid: i32, tasks: &mut Vec<Task>) -> io::Result<()> {
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let entry = entry?;
-        if let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-            tasks.push(Task { pid, tid, inode: entry.ino() });
+        if let Some(tid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        {
+            tasks.push(Task {
+                pid,
+                tid,
+                inode: entry.ino(),
+            });
         }
     }
     Ok(())
@@ -226,7 +259,9 @@ fn list_tasks(pid: i32, tasks: &mut Vec<Task>) -> io::Result<()> {
 
 /// Other processes that run in the same memory (vfork children until they exec, CLONE_VM without CLONE_THREAD).
 fn sharers(pid: i32) -> Vec<i32> {
-    all_processes().filter(|&other| other != pid && sys::same_memory(pid, other)).collect()
+    all_processes()
+        .filter(|&other| other != pid && sys::same_memory(pid, other))
+        .collect()
 }
 
 /// The numbers of all processes.

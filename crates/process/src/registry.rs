@@ -33,22 +33,39 @@ struct Descriptor {
 
 impl Descriptor {
     fn encode(self) -> Vec<u8> {
-        let Descriptor { address, capacity, len, crc } = self;
+        let Descriptor {
+            address,
+            capacity,
+            len,
+            crc,
+        } = self;
         let words = [address, capacity, len, crc];
         let check = u64::from(crc32fast::hash(&words.map(u64::to_le_bytes).concat()));
-        words.into_iter().chain([check]).flat_map(u64::to_le_bytes).collect()
+        words
+            .into_iter()
+            .chain([check])
+            .flat_map(u64::to_le_bytes)
+            .collect()
     }
 
     fn read(memory: &Memory, at: u64) -> io::Result<Option<Descriptor>> {
         let bytes = memory.read_vec(at, 40)?;
-        let mut words = bytes
-            .chunks_exact(8)
-            .map(|word| word.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte)));
+        let mut words = bytes.chunks_exact(8).map(|word| {
+            word.iter()
+                .rev()
+                .fold(0u64, |value, &byte| value << 8 | u64::from(byte))
+        });
         let mut next = || words.next().unwrap_or(0);
-        let read =
-            Descriptor { address: next(), capacity: next(), len: next(), crc: next() };
-        Ok((read.encode() == bytes && read.len <= read.capacity && read.capacity <= LIMIT)
-            .then_some(read))
+        let read = Descriptor {
+            address: next(),
+            capacity: next(),
+            len: next(),
+            crc: next(),
+        };
+        Ok(
+            (read.encode() == bytes && read.len <= read.capacity && read.capacity <= LIMIT)
+                .then_some(read),
+        )
     }
 }
 
@@ -65,8 +82,15 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::Registry`] when something of that name is there and does not read.
-    pub fn find(pid: i32, memory: &Memory, maps: &[Mapping]) -> Result<Option<(Registry, State)>, Error> {
-        let refuse = |why: &str| Error::Registry { pid, why: why.to_owned() };
+    pub fn find(
+        pid: i32,
+        memory: &Memory,
+        maps: &[Mapping],
+    ) -> Result<Option<(Registry, State)>, Error> {
+        let refuse = |why: &str| Error::Registry {
+            pid,
+            why: why.to_owned(),
+        };
         for mapping in maps.iter().filter(|mapping| is_ours(mapping)) {
             let Ok(header) = memory.read_vec(mapping.start, HEADER as usize) else {
                 continue;
@@ -84,7 +108,11 @@ impl Registry {
                 // The one that does not hold may have been left half written.
                 *descriptor = read.ok().flatten().unwrap_or_default();
             }
-            let registry = Registry { base: mapping.start, selector, descriptors };
+            let registry = Registry {
+                base: mapping.start,
+                selector,
+                descriptors,
+            };
             let holds = descriptors
                 .get(usize::from(selector))
                 .filter(|descriptor| descriptor.capacity != 0)
@@ -95,7 +123,8 @@ impl Registry {
             if u64::from(crc32fast::hash(&payload)) != holds.crc {
                 return Err(refuse("its checksum is wrong"));
             }
-            let state = postcard::from_bytes(&payload).map_err(|_| refuse("its contents are damaged"))?;
+            let state =
+                postcard::from_bytes(&payload).map_err(|_| refuse("its contents are damaged"))?;
             return Ok(Some((registry, state)));
         }
         Ok(None)
@@ -112,7 +141,11 @@ impl Registry {
             capacity: half,
             ..Descriptor::default()
         };
-        let mut registry = Registry { base, selector: 1, descriptors: [place(0), place(1)] };
+        let mut registry = Registry {
+            base,
+            selector: 1,
+            descriptors: [place(0), place(1)],
+        };
         let [first, second] = DESCRIPTORS;
         memory.write(base + first, &registry.descriptors[0].encode())?;
         memory.write(base + second, &registry.descriptors[1].encode())?;
@@ -131,14 +164,24 @@ impl Registry {
     /// How many bytes the buffer that the next commit would use lacks for this record and `extra` more.
     pub fn lacks(&self, state: &State, extra: u64) -> Option<u64> {
         let needed = (encode(state).len() as u64).saturating_add(extra);
-        let capacity = self.descriptors.get(usize::from(1 - self.selector.min(1)))?.capacity;
+        let capacity = self
+            .descriptors
+            .get(usize::from(1 - self.selector.min(1)))?
+            .capacity;
         (needed > capacity).then_some(needed)
     }
 
     /// Gives the buffer that the next commit would use another place.
     pub fn move_spare(&mut self, address: u64, capacity: u64) {
-        if let Some(spare) = self.descriptors.get_mut(usize::from(1 - self.selector.min(1))) {
-            *spare = Descriptor { address, capacity, ..Descriptor::default() };
+        if let Some(spare) = self
+            .descriptors
+            .get_mut(usize::from(1 - self.selector.min(1)))
+        {
+            *spare = Descriptor {
+                address,
+                capacity,
+                ..Descriptor::default()
+            };
         }
     }
 
@@ -175,7 +218,14 @@ fn encode(state: &State) -> Vec<u8> {
 
 /// Whether a mapping bears our name.
 pub fn is_ours(mapping: &Mapping) -> bool {
-    mapping.path.as_deref().and_then(|path| path.to_str()).is_some_and(|path| {
-        path == MAPPING || path.strip_prefix(MAPPING).is_some_and(|rest| rest == " (deleted)")
-    })
+    mapping
+        .path
+        .as_deref()
+        .and_then(|path| path.to_str())
+        .is_some_and(|path| {
+            path == MAPPING
+                || path
+                    .strip_prefix(MAPPING)
+                    .is_some_and(|rest| rest == " (deleted)")
+        })
 }

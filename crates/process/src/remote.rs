@@ -30,11 +30,22 @@ impl Gadgets {
     pub fn find(process: &Process, maps: &[Mapping]) -> Option<Gadgets> {
         let mut found = Gadgets::default();
         for mapping in maps {
-            let name = mapping.path.as_deref().and_then(|path| path.file_name()?.to_str());
+            let name = mapping
+                .path
+                .as_deref()
+                .and_then(|path| path.file_name()?.to_str());
             let known = name.is_some_and(|name| {
-                ["ld-linux", "ld-2", "ld.so", "libc.so", "libc-", "libpthread", "ld-musl"]
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix))
+                [
+                    "ld-linux",
+                    "ld-2",
+                    "ld.so",
+                    "libc.so",
+                    "libc-",
+                    "libpthread",
+                    "ld-musl",
+                ]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
             });
             let length = mapping.end.saturating_sub(mapping.start).min(SCAN_LIMIT);
             if !mapping.exec || !known {
@@ -49,7 +60,9 @@ impl Gadgets {
                 found.syscall = mapping.start + at as u64;
             }
             let all = memchr::memmem::find_iter(&code, &arch::RESTORER);
-            found.restorers.extend(all.map(|at| mapping.start + at as u64));
+            found
+                .restorers
+                .extend(all.map(|at| mapping.start + at as u64));
         }
         found.restorer = *found.restorers.first()?;
         (found.syscall != 0).then_some(found)
@@ -96,10 +109,9 @@ impl<'a> Host<'a> {
         gadgets: &'a Gadgets,
         tracer: &'a mut Tracer,
     ) -> Result<Host<'a>, Error> {
-        let filtered = crate::process::status_field(&process.live, "Seccomp")
-            .is_some_and(|mode| mode != "0");
-        let options =
-            sys::O_TRACESYSGOOD | if filtered { sys::O_SUSPEND_SECCOMP } else { 0 };
+        let filtered =
+            crate::process::status_field(&process.live, "Seccomp").is_some_and(|mode| mode != "0");
+        let options = sys::O_TRACESYSGOOD | if filtered { sys::O_SUSPEND_SECCOMP } else { 0 };
         let mut why = String::from("it has no task that is suitable");
         for _ in 0..50 {
             let tasks = process.tasks()?.tasks;
@@ -135,7 +147,10 @@ impl<'a> Host<'a> {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Err(Error::NoHost { pid: process.pid, why })
+        Err(Error::NoHost {
+            pid: process.pid,
+            why,
+        })
     }
 
     fn new(
@@ -163,12 +178,23 @@ impl<'a> Host<'a> {
         let mask = sys::signal_mask(task.tid).map_err(|_| "its signal mask can't be read")?;
         let (frame, bytes) = arch::frame(regs, mask, &xstate, gadgets.restorer)
             .ok_or("its floating point state can't be kept")?;
-        let stack = process.mapping_at(regs.rsp).map_err(|_| "it has no stack")?;
+        let stack = process
+            .mapping_at(regs.rsp)
+            .map_err(|_| "it has no stack")?;
         if frame < stack.0 {
             return Err("its stack is nearly full");
         }
-        process.memory.write(frame, &bytes).map_err(|_| "its stack can't be written")?;
-        Ok(Host { process, gadgets, task, mask, frame })
+        process
+            .memory
+            .write(frame, &bytes)
+            .map_err(|_| "its stack can't be written")?;
+        Ok(Host {
+            process,
+            gadgets,
+            task,
+            mask,
+            frame,
+        })
     }
 
     /// Puts bytes where calls can read them until the host is dropped; returns their address.
@@ -176,8 +202,15 @@ impl<'a> Host<'a> {
     /// # Errors
     /// [`Error::Io`]: the stack is full.
     pub fn place(&self, bytes: &[u8]) -> Result<u64, Error> {
-        let at = self.frame.wrapping_sub(256).wrapping_sub(bytes.len() as u64) & !15;
-        self.process.memory.write(at, bytes).map_err(Error::io("writing to a stack"))?;
+        let at = self
+            .frame
+            .wrapping_sub(256)
+            .wrapping_sub(bytes.len() as u64)
+            & !15;
+        self.process
+            .memory
+            .write(at, bytes)
+            .map_err(Error::io("writing to a stack"))?;
         Ok(at)
     }
 
@@ -190,7 +223,11 @@ impl<'a> Host<'a> {
         let result = self.perform(number, args).map_err(|_| Error::Exited(pid))? as i64;
         if (-4095..0).contains(&result) {
             let source = io::Error::from_raw_os_error(-result as i32);
-            return Err(Error::RemoteCall { pid, what: what.to_owned(), source });
+            return Err(Error::RemoteCall {
+                pid,
+                what: what.to_owned(),
+                source,
+            });
         }
         Ok(result as u64)
     }

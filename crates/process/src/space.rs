@@ -28,7 +28,10 @@ impl Space {
             .and_then(|text| text.trim().parse::<u64>().ok())
             .unwrap_or(0)
             .max(0x10000);
-        let mut space = Space { taken: Vec::with_capacity(maps.len()), lowest };
+        let mut space = Space {
+            taken: Vec::with_capacity(maps.len()),
+            lowest,
+        };
         for mapping in maps {
             let name = mapping.path.as_deref().and_then(|path| path.to_str());
             let (below, above) = match name {
@@ -36,9 +39,9 @@ impl Space {
                 Some("[stack]") => (STACK_ROOM, 0),
                 _ => (0, 0),
             };
-            space.taken.push(
-                mapping.start.saturating_sub(below)..mapping.end.saturating_add(above),
-            );
+            space
+                .taken
+                .push(mapping.start.saturating_sub(below)..mapping.end.saturating_add(above));
         }
         // A heap that has not begun begins after the executable's last segment.
         space.taken.sort_unstable_by_key(|range| range.start);
@@ -47,7 +50,9 @@ impl Space {
 
     /// Marks a range as taken.
     pub fn take(&mut self, range: Range<u64>) {
-        let index = self.taken.partition_point(|other| other.start < range.start);
+        let index = self
+            .taken
+            .partition_point(|other| other.start < range.start);
         self.taken.insert(index, range);
     }
 
@@ -56,7 +61,10 @@ impl Space {
         range.start >= self.lowest
             && range.end <= arch::USER_END
             && range.start < range.end
-            && self.taken.iter().all(|other| other.end <= range.start || other.start >= range.end)
+            && self
+                .taken
+                .iter()
+                .all(|other| other.end <= range.start || other.start >= range.end)
     }
 
     /// The free ranges within `within`, in order.
@@ -87,7 +95,11 @@ impl Space {
             gaps.reverse();
         }
         let gap = gaps.into_iter().find(|gap| gap.end - gap.start >= padded)?;
-        let start = if high { gap.end - GAP - len } else { gap.start + GAP };
+        let start = if high {
+            gap.end - GAP - len
+        } else {
+            gap.start + GAP
+        };
         Some(start & !(PAGE - 1))
     }
 
@@ -104,9 +116,19 @@ impl Space {
     /// random.
     pub fn find_low(&self, len: u64, random: u64) -> Option<u64> {
         let everywhere = self.lowest..arch::LOW_END;
-        let first = self.taken.first().map_or(arch::LOW_END, |range| range.start);
-        let range = if first < arch::LOW_END { everywhere.start..first } else { everywhere.clone() };
-        let room = range.end.saturating_sub(range.start).saturating_sub(len + 4 * GAP);
+        let first = self
+            .taken
+            .first()
+            .map_or(arch::LOW_END, |range| range.start);
+        let range = if first < arch::LOW_END {
+            everywhere.start..first
+        } else {
+            everywhere.clone()
+        };
+        let room = range
+            .end
+            .saturating_sub(range.start)
+            .saturating_sub(len + 4 * GAP);
         let offset = if room == 0 { 0 } else { random % room };
         let start = (range.start + offset) & !(PAGE - 1);
         self.find(len, start..range.end, false)

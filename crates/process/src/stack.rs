@@ -107,7 +107,11 @@ pub fn check(
     switching: &Ranges,
 ) -> io::Result<Found> {
     let first = bounds(process, regs, regs.rsp)?;
-    let mut found = Found { hit: None, mid_switch: false, stack: first };
+    let mut found = Found {
+        hit: None,
+        mid_switch: false,
+        stack: first,
+    };
     let r = regs;
     for value in [
         r.rip, r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12,
@@ -127,12 +131,18 @@ pub fn check(
             let chunk = buf.get_mut(..want).unwrap_or_default();
             process.memory.read(at, chunk)?;
             for (index, word) in chunk.chunks_exact(8).enumerate() {
-                let word = word.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
+                let word = word
+                    .iter()
+                    .rev()
+                    .fold(0u64, |value, &byte| value << 8 | u64::from(byte));
                 let here = at + 8 * index as u64;
                 note(&mut found, replaced, switching, word, Some(here));
                 if restorers.contains(&word)
-                    && let Ok(interrupted) = process.memory.read_u64(here.wrapping_add(UCONTEXT_RSP))
-                    && !stacks.iter().any(|&(from, to)| (from..to).contains(&interrupted))
+                    && let Ok(interrupted) =
+                        process.memory.read_u64(here.wrapping_add(UCONTEXT_RSP))
+                    && !stacks
+                        .iter()
+                        .any(|&(from, to)| (from..to).contains(&interrupted))
                     && stacks.len() < MAX_STACKS
                     && let Ok((_, base)) = bounds(process, regs, interrupted)
                 {
@@ -150,7 +160,12 @@ fn note(found: &mut Found, replaced: &Ranges, switching: &Ranges, value: u64, st
         && let Some(range) = replaced.find(value)
     {
         let (slot, version) = (range.slot, range.version);
-        found.hit = Some(Hit { address: value, stack, slot, version });
+        found.hit = Some(Hit {
+            address: value,
+            stack,
+            slot,
+            version,
+        });
     }
     if switching.find(value).is_some() {
         found.mid_switch = true;
@@ -161,7 +176,11 @@ fn note(found: &mut Found, replaced: &Ranges, switching: &Ranges, value: u64, st
 /// merge upwards, and nothing of this stack is above its own TCB.
 fn bounds(process: &Process, regs: &Registers, sp: u64) -> io::Result<(u64, u64)> {
     let (low, high) = process.mapping_at(sp)?;
-    let high = if (sp..high).contains(&regs.fs_base) { regs.fs_base & !7 } else { high };
+    let high = if (sp..high).contains(&regs.fs_base) {
+        regs.fs_base & !7
+    } else {
+        high
+    };
     if high > arch::USER_END {
         return Err(io::ErrorKind::InvalidData.into());
     }

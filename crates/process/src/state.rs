@@ -84,7 +84,9 @@ impl Purpose {
     /// The mapping's protection.
     pub fn protection(self) -> i32 {
         match self {
-            Purpose::Trampolines | Purpose::Pun | Purpose::Spare | Purpose::Text => libc::PROT_READ | libc::PROT_EXEC,
+            Purpose::Trampolines | Purpose::Pun | Purpose::Spare | Purpose::Text => {
+                libc::PROT_READ | libc::PROT_EXEC
+            }
             Purpose::Data => libc::PROT_READ | libc::PROT_WRITE,
             _ => libc::PROT_READ,
         }
@@ -204,15 +206,25 @@ impl State {
 
     /// The region that an address lies in.
     pub fn region_at(&self, address: u64) -> Option<&Region> {
-        self.regions.iter().find(|region| (region.start..region.end()).contains(&address))
+        self.regions
+            .iter()
+            .find(|region| (region.start..region.end()).contains(&address))
     }
 
     /// A function's name as the user knows it: `function`, or `function (object)`.
     pub fn display(&self, slot: Slot) -> String {
         match self.entry(slot) {
             None => format!("slot {}", slot.0),
-            Some(Entry { function, object: None, .. }) => function.clone(),
-            Some(Entry { function, object: Some(object), .. }) => format!("{function} ({object})"),
+            Some(Entry {
+                function,
+                object: None,
+                ..
+            }) => function.clone(),
+            Some(Entry {
+                function,
+                object: Some(object),
+                ..
+            }) => format!("{function} ({object})"),
         }
     }
 }

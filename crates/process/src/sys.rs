@@ -40,7 +40,11 @@ pub enum Stop {
 }
 
 fn cvt(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> io::Result<()> {
@@ -144,10 +148,18 @@ pub fn set_signal_mask(tid: Tid, mask: u64) -> io::Result<()> {
 /// ENODEV: the CPU has none. ESRCH: gone.
 pub fn extended_state(tid: Tid) -> io::Result<Vec<u8>> {
     let mut buf = vec![0u8; 16 * 1024];
-    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    let mut iov = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
     // SAFETY: the kernel writes at most iov_len bytes to iov_base and updates iov_len.
     cvt(unsafe {
-        libc::ptrace(libc::PTRACE_GETREGSET, tid, 0x202usize, &mut iov as *mut libc::iovec)
+        libc::ptrace(
+            libc::PTRACE_GETREGSET,
+            tid,
+            0x202usize,
+            &mut iov as *mut libc::iovec,
+        )
     })?;
     buf.truncate(iov.iov_len);
     Ok(buf)
@@ -159,7 +171,12 @@ pub fn rseq_area(tid: Tid) -> Option<u64> {
     let mut conf = [0u64; 3];
     // SAFETY: the kernel writes at most the 24 bytes that are announced.
     let got = unsafe {
-        libc::ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid, 24usize, conf.as_mut_ptr())
+        libc::ptrace(
+            PTRACE_GET_RSEQ_CONFIGURATION,
+            tid,
+            24usize,
+            conf.as_mut_ptr(),
+        )
     };
     (got > 0 && conf[0] != 0).then_some(conf[0])
 }
@@ -278,7 +295,11 @@ pub fn query_mapping(maps: &File, address: u64) -> io::Result<(u64, u64)> {
     };
     // SAFETY: the structure has the layout and size that the request announces, and asks for no names.
     cvt(libc::c_long::from(unsafe {
-        libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY, &mut query as *mut ProcmapQuery)
+        libc::ioctl(
+            maps.as_raw_fd(),
+            PROCMAP_QUERY,
+            &mut query as *mut ProcmapQuery,
+        )
     }))?;
     Ok((query.vma_start, query.vma_end))
 }
@@ -294,4 +315,19 @@ pub fn boot_ticks() -> u64 {
     let per_second = u64::try_from(per_second).unwrap_or(100).max(1);
     let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
     u64::try_from(now.tv_sec).unwrap_or(0) * per_second + nanos / (1_000_000_000 / per_second)
+}
+
+/// Lets this thread run before all ordinary ones (SCHED_FIFO), or as before: while a task stands still for us, nobody
+/// else's time slice may come between. `false` when we may not.
+pub fn run_first(first: bool) -> bool {
+    let (policy, priority) = if first {
+        (libc::SCHED_FIFO, 1)
+    } else {
+        (libc::SCHED_OTHER, 0)
+    };
+    let param = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the kernel reads one sched_param.
+    unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &param) == 0 }
 }

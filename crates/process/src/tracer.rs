@@ -9,16 +9,18 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How long one visit waits for a task to stop. A vfork parent does not stop until its child execs.
+/// How long one visit waits for a task that does not run to stop. A vfork parent does not stop until its child execs.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// How long it waits for one that only needs its turn on a processor: it is not standing still for us meanwhile.
+const TURN: Duration = Duration::from_secs(2);
 
 /// What the visits of one command cost the target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Number of stops.
     pub stops: u64,
-    /// The longest stop of any task: from the interrupt, or, for a task that was running (which first needs its turn
-    /// on a processor to stop), from when the stop was seen, until it went on.
+    /// The longest stop of any task, from when it stood still until it went on. (Until it has had its turn on a
+    /// processor to stop, it is not standing still for us.)
     pub longest_stop: Duration,
     /// The most tasks that were stopped at once.
     pub most_stopped: u64,
@@ -35,6 +37,7 @@ pub struct Stopped {
     pub regs: Registers,
     repair: bool,
     since: Instant,
+    _hurry: Hurry,
 }
 
 /// What trying to stop a task came to.
@@ -66,29 +69,32 @@ impl Tracer {
 
     /// Stops one task.
     pub fn stop(&mut self, task: Task, options: i64) -> Stopping {
+        self.release_late();
+        if self.late.contains(&task.tid) {
+            return Stopping::Late;
+        }
+        let hurry = Hurry::begin();
         let tid = task.tid;
         let asked = Instant::now();
-        if !self.late.contains(&tid) {
-            match sys::seize(tid, options) {
-                Ok(()) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EPERM) => return denied(task),
-                Err(_) => return Stopping::Gone,
-            }
-            if sys::interrupt(tid).is_err() {
-                self.forget(tid);
-                return Stopping::Gone;
-            }
+        match sys::seize(tid, options) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => return denied(task),
+            Err(_) => return Stopping::Gone,
         }
-        let bound = if self.late.contains(&tid) { Duration::ZERO } else { PATIENCE };
+        if sys::interrupt(tid).is_err() {
+            self.forget(tid);
+            return Stopping::Gone;
+        }
+        let mut bound = PATIENCE;
         loop {
             match sys::wait(tid, bound.saturating_sub(asked.elapsed())) {
                 Ok(Some(Stop::Event)) => break,
                 Ok(Some(Stop::Signal(signal))) => drop(sys::resume(tid, signal)),
                 Ok(Some(Stop::Syscall | Stop::Other)) => drop(sys::resume(tid, 0)),
                 Ok(Some(Stop::Exited)) | Err(_) => {
-                    self.late.remove(&tid);
                     return Stopping::Gone;
                 }
+                Ok(None) if bound == PATIENCE && needs_its_turn(task) => bound = TURN,
                 Ok(None) => {
                     self.late.insert(tid);
                     return Stopping::Late;
@@ -96,7 +102,6 @@ impl Tracer {
             }
         }
         let seen = Instant::now();
-        self.late.remove(&tid);
         let Ok(mut regs) = sys::registers(tid) else {
             self.forget(tid);
             return Stopping::Gone;
@@ -105,13 +110,19 @@ impl Tracer {
         if repair {
             regs.rax = arch::repair_eintr();
         }
+        let at_once = 1 + self.release_late();
         let mut cost = self.cost.get();
         cost.stops += 1;
-        cost.most_stopped = cost.most_stopped.max(1 + self.late.len() as u64);
+        cost.most_stopped = cost.most_stopped.max(at_once);
         self.cost.set(cost);
-        let in_call = regs.orig_rax as i64 >= 0;
-        let since = if in_call { asked } else { seen };
-        Stopping::Stopped(Stopped { cost: self.cost.clone(), tid, regs, repair, since })
+        Stopping::Stopped(Stopped {
+            cost: self.cost.clone(),
+            tid,
+            regs,
+            repair,
+            since: seen,
+            _hurry: hurry,
+        })
     }
 
     /// Lets go of a task that may or may not be stopped.
@@ -121,18 +132,53 @@ impl Tracer {
         self.late.remove(&tid);
     }
 
-    /// Lets go of those that never stopped in time. One that still has not is let go by the end of this process.
-    pub fn release(&mut self) {
-        for tid in std::mem::take(&mut self.late) {
-            if let Ok(Some(Stop::Event)) = sys::wait(tid, Duration::ZERO)
-                && let Ok(regs) = sys::registers(tid)
-                && arch::needs_eintr_repair(&regs)
-            {
-                let _ = sys::set_register(tid, arch::RAX, arch::repair_eintr());
-            }
-            let _ = sys::detach(tid);
-        }
+    /// Lets go of tasks that did not stop in time and have stopped since; returns how many. One that still has not is
+    /// let go by a later visit, or by the end of this process.
+    pub fn release_late(&mut self) -> u64 {
+        let mut released = 0;
+        self.late
+            .retain(|&tid| match sys::wait(tid, Duration::ZERO) {
+                Ok(None) => true,
+                Ok(Some(Stop::Signal(signal))) => sys::resume(tid, signal).is_ok(),
+                Ok(Some(Stop::Syscall | Stop::Other)) => sys::resume(tid, 0).is_ok(),
+                Ok(Some(Stop::Event)) => {
+                    if sys::registers(tid).is_ok_and(|regs| arch::needs_eintr_repair(&regs)) {
+                        let _ = sys::set_register(tid, arch::RAX, arch::repair_eintr());
+                    }
+                    let _ = sys::detach(tid);
+                    released += 1;
+                    false
+                }
+                Ok(Some(Stop::Exited)) | Err(_) => false,
+            });
+        released
     }
+
+    /// Whether a task that did not stop in time may be standing still by now.
+    pub fn has_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+}
+
+/// Runs this thread before ordinary ones until dropped.
+#[derive(Debug)]
+struct Hurry;
+
+impl Hurry {
+    fn begin() -> Hurry {
+        sys::run_first(true);
+        Hurry
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        sys::run_first(false);
+    }
+}
+
+fn needs_its_turn(task: Task) -> bool {
+    Stat::read(&task.dir().join("stat")).is_some_and(|stat| stat.state == 'R')
 }
 
 fn denied(task: Task) -> Stopping {

@@ -385,3 +385,58 @@ fn reading_objects_is_quick() {
     println!("maps {mapped:?}, objects {read:?}, five symbols {resolved:?}");
     assert!(resolved.as_millis() < 500);
 }
+
+#[test]
+fn a_stock_stripped_server() {
+    let path = Path::new("/usr/bin/redis-server");
+    if !path.exists() {
+        assert!(
+            std::env::var_os("LIVEGRAFT_REQUIRE").is_none(),
+            "redis-server is missing"
+        );
+        eprintln!("skipped: redis-server is missing");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let args = [
+        "--port",
+        "0",
+        "--save",
+        "",
+        "--unixsocket",
+        socket.to_str().unwrap(),
+    ];
+    let server = Running::serve(path, &args);
+    let (objects, memory) = (server.objects(), server.memory());
+    let exe = objects.executable();
+    assert_eq!(exe.name(), server.target_name());
+    assert!(objects.skipped().is_empty(), "{:?}", objects.skipped());
+    let hazards: Vec<String> = objects
+        .iter()
+        .filter_map(|o| o.language_hazards())
+        .collect();
+    assert!(hazards.is_empty(), "{hazards:?}");
+    let resolver = Resolver::new(&objects, &memory);
+    for name in [
+        "memcpy",
+        "strlen",
+        "snprintf",
+        "getppid",
+        "epoll_wait",
+        "pthread_create",
+    ] {
+        let found = address(resolver.undefined(&[None], name, false).unwrap());
+        assert_eq!(
+            objects.containing(found).unwrap().name(),
+            "libc.so.6",
+            "{name}"
+        );
+    }
+    // A COPY relocation or a GLOB_DAT: either way a FILE pointer that libc filled in.
+    let stderr = address(resolver.undefined(&[None], "stderr", false).unwrap());
+    let mut word = [0; 8];
+    livegraft_process::object::ReadMemory::read_memory(&memory, stderr, &mut word).unwrap();
+    let libc = objects.by_name(Some("libc.so.6")).unwrap();
+    assert!(libc.span().contains(&u64::from_le_bytes(word)));
+}

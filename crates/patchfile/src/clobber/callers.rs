@@ -1,4 +1,4 @@
-//! The callers of a function in the target's file, and what they do after the call.
+//! The functions of the target's file and the direct branches between them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,46 +9,24 @@ use iced_x86::{
 use object::read::elf::ElfFile64;
 use object::{Object as _, ObjectSymbol as _, ObjectSymbolTable as _};
 
-use super::code::{CALL_CLOBBERED, Set, bit, effect};
-use super::externals;
+use super::code::{CALL_CLOBBERED, Set, effect};
 use super::stack::Frames;
 use crate::{SymbolKind, TargetElf};
 
 /// Instructions that one check may look at; more is a caller of a size that no compiler makes.
-const BUDGET: usize = 2_000_000;
+pub(super) const BUDGET: usize = 2_000_000;
 /// Functions that one check may look at, callers of callers and what they call included.
-const MAX_FUNCTIONS: usize = 1000;
-/// How deep a register is followed into functions that get it as an argument.
-const DEPTH: usize = 4;
-/// rdi, rsi, rdx, rcx, r8, r9.
-const ARGUMENTS: [Register; 6] = [
-    Register::RDI,
-    Register::RSI,
-    Register::RDX,
-    Register::RCX,
-    Register::R8,
-    Register::R9,
-];
-
-/// A register that is read after a call.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Use {
-    /// The call.
-    pub site: u64,
-    /// What is read.
-    pub register: Register,
-}
-
+pub(super) const MAX_FUNCTIONS: usize = 1000;
 /// A range of code that belongs to one function.
 #[derive(Debug, Clone, Copy)]
-struct Function<'a> {
-    start: u64,
-    end: u64,
+pub(super) struct Function<'a> {
+    pub start: u64,
+    pub end: u64,
     name: Option<&'a str>,
 }
 
 /// Where control goes from an instruction.
-enum Goes<'n> {
+pub(super) enum Goes<'n> {
     On,
     /// To `.0`, and on if `.1`.
     Jumps(u64, bool),
@@ -118,7 +96,7 @@ impl<'t, 'a> Callers<'t, 'a> {
         }
     }
 
-    fn function_at(&self, address: u64) -> Option<&Function<'a>> {
+    pub fn function_at(&self, address: u64) -> Option<&Function<'a>> {
         let next = self.functions.partition_point(|f| f.start <= address);
         self.functions
             .get(next.checked_sub(1)?)
@@ -137,7 +115,7 @@ impl<'t, 'a> Callers<'t, 'a> {
     }
 
     /// The calls and jumps to an address: site and whether it is a call.
-    fn sites(&self, entry: u64) -> impl Iterator<Item = (u64, bool)> + '_ {
+    pub fn sites(&self, entry: u64) -> impl Iterator<Item = (u64, bool)> + '_ {
         let from = self.branches.partition_point(|b| b.0 < entry);
         let sites = self.branches.get(from..).unwrap_or_default();
         sites
@@ -150,12 +128,12 @@ impl<'t, 'a> Callers<'t, 'a> {
     pub fn misaligned(&self, entry: u64) -> Option<u64> {
         let frames = self.frames.as_ref()?;
         self.sites(entry)
-            .filter(|(site, call)| *call && self.is_instruction(*site))
-            .find_map(|(site, _)| frames.is_misaligned(site).then_some(site))
+            .filter(|(site, call)| *call && frames.is_misaligned(*site))
+            .find_map(|(site, _)| self.is_instruction(site).then_some(site))
     }
 
     /// Whether an instruction starts at an address; true if its function is unknown.
-    fn is_instruction(&self, address: u64) -> bool {
+    pub fn is_instruction(&self, address: u64) -> bool {
         let Some(function) = self.function_at(address) else {
             return true;
         };
@@ -174,7 +152,7 @@ impl<'t, 'a> Callers<'t, 'a> {
         decoder.ip() == address
     }
 
-    fn decode(&self, address: u64) -> Option<Instruction> {
+    pub fn decode(&self, address: u64) -> Option<Instruction> {
         let code = (1..=15)
             .rev()
             .find_map(|n| self.target.bytes_at(address, n))?;
@@ -225,39 +203,25 @@ impl<'t, 'a> Callers<'t, 'a> {
         set
     }
 
-    /// Whether a caller of `entry`, or a caller of that which hands the call on, reads one of `mask` after it.
-    pub fn relies(&self, entry: u64, mask: Set) -> Option<Use> {
-        let mut work = vec![(entry, mask)];
-        let mut seen: HashMap<u64, Set> = HashMap::new();
-        let mut walk = Walk::new(self);
-        while let Some((entry, mask)) = work.pop() {
-            let before = seen.entry(entry).or_default();
-            let mask = mask & !*before;
-            *before |= mask;
-            if mask == 0 || seen.len() > MAX_FUNCTIONS {
-                continue;
-            }
-            for (site, call) in self.sites(entry) {
-                let mut left = mask;
-                if call {
-                    let (read, at_return) = walk.after(site.wrapping_add(5), mask, 0);
-                    // The scan for opcodes may have found one inside an instruction.
-                    if let Some(register) = read.filter(|_| self.is_instruction(site)) {
-                        return Some(Use { site, register });
-                    }
-                    left = at_return;
-                }
-                // What the caller changes itself is known to its own callers.
-                if let Some(function) = self.function_at(site).filter(|_| left != 0) {
-                    left &= !walk.changed_in(function.start, function.end);
-                    work.push((function.start, left));
-                }
-            }
-        }
-        None
+    /// Whether control can come back from a function; after a call of one that never returns, callers have nothing.
+    pub fn returns(&self, start: u64, end: u64) -> bool {
+        let size = end.saturating_sub(start).min(BUDGET as u64);
+        let Some(code) = self.target.bytes_at(start, size) else {
+            return true;
+        };
+        let decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
+        decoder
+            .into_iter()
+            .any(|instruction| match self.goes(&instruction) {
+                Goes::Returns
+                | Goes::Calls { tail: true, .. }
+                | Goes::CallsOut { tail: true, .. } => true,
+                Goes::Jumps(to, _) => !(start..end).contains(&to),
+                _ => instruction.is_invalid(),
+            })
     }
 
-    fn goes(&self, instruction: &Instruction) -> Goes<'_> {
+    pub fn goes(&self, instruction: &Instruction) -> Goes<'_> {
         let near = instruction.op0_kind() == OpKind::NearBranch64;
         let to = instruction.near_branch_target();
         // A part that the compiler split off is not a function of its own.
@@ -346,151 +310,6 @@ impl<'t, 'a> Callers<'t, 'a> {
     }
 }
 
-/// A walk over the paths of the target's code, with what it has learned.
-struct Walk<'c, 't, 'a> {
-    callers: &'c Callers<'t, 'a>,
-    factory: InstructionInfoFactory,
-    changed: HashMap<u64, Set>,
-    /// What functions read of a set of registers, at a depth.
-    entries: HashMap<(u64, Set, usize), Option<Register>>,
-    budget: usize,
-}
-
-impl<'c, 't, 'a> Walk<'c, 't, 'a> {
-    fn new(callers: &'c Callers<'t, 'a>) -> Self {
-        let factory = InstructionInfoFactory::new();
-        Walk {
-            callers,
-            factory,
-            changed: HashMap::new(),
-            entries: HashMap::new(),
-            budget: BUDGET,
-        }
-    }
-
-    fn changed_in(&mut self, start: u64, end: u64) -> Set {
-        let callers = self.callers;
-        *self
-            .changed
-            .entry(start)
-            .or_insert_with(|| callers.clobbered_by(start, end))
-    }
-
-    /// Follows all paths from `start`: a register of `mask` that is read before it is written, and those that are still
-    /// not written where a path returns. `depth` 0 is the caller, more is a function that it calls.
-    fn after(&mut self, start: u64, mask: Set, depth: usize) -> (Option<Register>, Set) {
-        let callers = self.callers;
-        let range = callers
-            .function_at(start.wrapping_sub(u64::from(depth == 0)))
-            .copied();
-        let mut work = vec![(start, mask)];
-        let mut seen: HashMap<u64, Set> = HashMap::new();
-        let mut at_return = 0;
-        while let Some((at, mask)) = work.pop() {
-            let before = seen.entry(at).or_default();
-            let mask = mask & !*before;
-            *before |= mask;
-            self.budget = self.budget.saturating_sub(1);
-            if mask == 0 || self.budget == 0 {
-                continue;
-            }
-            let Some(instruction) = callers.decode(at) else {
-                continue;
-            };
-            let effect = effect(&mut self.factory, &instruction);
-            let read = effect.reads & mask;
-            if read != 0 && !only_saves(&instruction, depth != 0) {
-                return (register(&instruction, &mut self.factory, read), at_return);
-            }
-            let left = mask & !effect.sets;
-            let next = instruction.next_ip();
-            match callers.goes(&instruction) {
-                Goes::On if range.is_some_and(|r| next == r.end) => {}
-                Goes::On => work.push((next, left)),
-                Goes::Jumps(to, also_on) => {
-                    work.push((to, left));
-                    if also_on {
-                        work.push((next, left));
-                    }
-                }
-                Goes::Calls {
-                    entry,
-                    tail,
-                    also_on,
-                } => {
-                    let (read, left) = self.call(entry, left, depth);
-                    if read.is_some() {
-                        return (read, at_return);
-                    }
-                    if tail {
-                        at_return |= left;
-                    }
-                    if also_on && range.is_none_or(|r| next != r.end) {
-                        work.push((next, left));
-                    }
-                }
-                Goes::CallsOut { name, tail } => {
-                    let count = name.and_then(externals::arguments).unwrap_or(0);
-                    let read = ARGUMENTS
-                        .into_iter()
-                        .take(count)
-                        .find(|r| bit(*r) & left != 0);
-                    if read.is_some() {
-                        return (read, at_return);
-                    }
-                    let ends = tail || name.is_some_and(externals::never_returns);
-                    // Nothing call-clobbered survives a call that the compiler cannot see.
-                    if !ends && left & !CALL_CLOBBERED != 0 {
-                        work.push((next, left & !CALL_CLOBBERED));
-                    }
-                }
-                Goes::Returns => at_return |= left,
-                Goes::Ends => {}
-            }
-        }
-        (None, at_return)
-    }
-
-    /// A call inside the object: what it reads of `mask`, and what it leaves alone.
-    fn call(&mut self, entry: u64, mask: Set, depth: usize) -> (Option<Register>, Set) {
-        if mask == 0 {
-            return (None, 0);
-        }
-        let Some(function) = self.callers.function_at(entry).copied() else {
-            return (None, 0);
-        };
-        if depth < DEPTH {
-            let key = (entry, mask, depth);
-            let read = match self.entries.get(&key) {
-                Some(read) => *read,
-                None => {
-                    let (read, _) = self.after(entry, mask, depth.saturating_add(1));
-                    self.entries.insert(key, read);
-                    read
-                }
-            };
-            if read.is_some() {
-                return (read, 0);
-            }
-        }
-        (None, mask & !self.changed_in(function.start, function.end))
-    }
-}
-
-/// A `push` of a call-clobbered register makes room; and a variadic callee stores all registers that might be arguments.
-fn only_saves(instruction: &Instruction, callee: bool) -> bool {
-    let stack = matches!(instruction.memory_base(), Register::RSP | Register::RBP);
-    instruction.mnemonic() == Mnemonic::Push
-        || (callee
-            && stack
-            && instruction.op0_kind() == OpKind::Memory
-            && instruction.op1_kind() == OpKind::Register
-            && matches!(
-                instruction.mnemonic(),
-                Mnemonic::Mov | Mnemonic::Movaps | Mnemonic::Vmovaps
-            ))
-}
-
 /// A jump through a table of the function's own cases, not to another function: `jmp *table(,%rax,8)`, or a jump through
 /// a register to which an offset was just added.
 fn is_switch(before: &Instruction, instruction: &Instruction) -> bool {
@@ -504,18 +323,6 @@ fn is_switch(before: &Instruction, instruction: &Instruction) -> bool {
                 && before.op0_register() == instruction.op0_register()
         }
     }
-}
-
-/// The register of `set` that an instruction reads.
-fn register(
-    instruction: &Instruction,
-    factory: &mut InstructionInfoFactory,
-    set: Set,
-) -> Option<Register> {
-    let used = factory.info(instruction).used_registers();
-    used.iter()
-        .map(|u| u.register().full_register())
-        .find(|r| bit(*r) & set != 0)
 }
 
 /// All that looks like a direct branch: a scan for opcodes, since decoding everything would take far longer.

@@ -13,12 +13,14 @@ mod callers;
 mod code;
 mod externals;
 mod stack;
+mod walk;
 
 use iced_x86::Register;
 
 use crate::{Func, Patch, TargetElf};
-use callers::{Callers, Use};
+use callers::Callers;
 use code::{CALL_CLOBBERED, NewCode};
+use walk::Use;
 
 /// Why a replacement would break callers of the original.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,11 +77,16 @@ impl<'t, 'a> Checker<'t, 'a> {
         let new = NewCode::new(patch).summary(func.new_func);
         let old = &func.fingerprint;
         let caller = |site: u64| self.callers.name_at(site);
-        let written = self
-            .callers
-            .clobbered_by(old.svma, old.svma.saturating_add(old.size));
-        let mask = new.clobbers & CALL_CLOBBERED & !written;
-        if let Some(Use { site, register }) = self.callers.relies(old.svma, mask) {
+        let end = old.svma.saturating_add(old.size);
+        let written = self.callers.clobbered_by(old.svma, end);
+        // After a call of a function that never returns, no caller has anything left to rely on.
+        let returns = self.callers.returns(old.svma, end);
+        let mask = if returns {
+            new.clobbers & CALL_CLOBBERED & !written
+        } else {
+            0
+        };
+        if let Some(Use { site, register }) = walk::relies(&self.callers, old.svma, mask) {
             return Err(Refusal::Register {
                 func: func.old_name.clone(),
                 caller: caller(site),

@@ -11,7 +11,7 @@ pub struct Bench {
     dir: tempfile::TempDir,
 }
 
-/// The compilers of this machine. A missing clang is a visible skip; `LIVEGRAFT_NO_SKIP` makes it a failure.
+/// The compilers of this machine. A missing clang is a visible skip; `LIVEGRAFT_REQUIRE` makes it a failure.
 pub fn compilers() -> Vec<&'static str> {
     let mut found = Vec::new();
     for cc in ["gcc", "clang"] {
@@ -21,7 +21,7 @@ pub fn compilers() -> Vec<&'static str> {
             .is_ok_and(|o| o.status.success())
         {
             found.push(cc);
-        } else if std::env::var_os("LIVEGRAFT_NO_SKIP").is_some() {
+        } else if std::env::var_os("LIVEGRAFT_REQUIRE").is_some() {
             panic!("{cc} is missing; install it with: apt-get install {cc}");
         } else {
             eprintln!("SKIPPED with {cc}: it is not installed (apt-get install {cc})");

@@ -19,7 +19,12 @@ impl Engine {
     /// entries laid over it.
     pub(super) fn overlay(&self, address: u64, bytes: &mut [u8], redirected: &BTreeSet<Slot>) {
         for slot in redirected {
-            for edit in self.state.entry(*slot).into_iter().flat_map(|entry| &entry.edits) {
+            for edit in self
+                .state
+                .entry(*slot)
+                .into_iter()
+                .flat_map(|entry| &entry.edits)
+            {
                 for (index, &byte) in edit.redirected.iter().enumerate() {
                     let place = (edit.at + index as u64).checked_sub(address);
                     if let Some(place) = place.and_then(|at| bytes.get_mut(at as usize)) {
@@ -56,7 +61,11 @@ impl Engine {
             match entry.method {
                 Method::Pun => {
                     for edit in &entry.edits {
-                        let value = if redirect { &edit.redirected } else { &edit.original };
+                        let value = if redirect {
+                            &edit.redirected
+                        } else {
+                            &edit.original
+                        };
                         bytes.extend(value.first().map(|&byte| (edit.at, byte)));
                     }
                 }
@@ -71,7 +80,11 @@ impl Engine {
         bytes.sort_unstable_by_key(|&(at, _)| std::cmp::Reverse(at));
         let (back, forth): (Vec<_>, Vec<_>) = bytes.into_iter().partition(|&(at, byte)| {
             let redirects = |edit: &Edit| edit.at == at && edit.redirected.first() == Some(&byte);
-            !self.state.entries.iter().any(|entry| entry.edits.iter().any(redirects))
+            !self
+                .state
+                .entries
+                .iter()
+                .any(|entry| entry.edits.iter().any(redirects))
         });
         for (at, byte) in back.into_iter().rev().chain(forth) {
             self.write(at, &[byte])?;
@@ -102,7 +115,11 @@ impl Engine {
             }
             let redirect = wanted.contains(&Slot(index as u32));
             for edit in &entry.edits {
-                let value = if redirect { &edit.redirected } else { &edit.original };
+                let value = if redirect {
+                    &edit.redirected
+                } else {
+                    &edit.original
+                };
                 for (offset, &byte) in value.iter().enumerate() {
                     let place = (edit.at + offset as u64).checked_sub(span.start);
                     if let Some(place) = place.and_then(|at| copy.get_mut(at as usize)) {
@@ -120,8 +137,11 @@ impl Engine {
         }
         const FLAGS: u64 = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
         let args = [scratch.start, len, len, FLAGS, span.start, 0];
-        self.host()?.call("replace a page of its code", nr::MREMAP, args)?;
-        self.state.regions.retain(|region| region.start != scratch.start);
+        self.host()?
+            .call("replace a page of its code", nr::MREMAP, args)?;
+        self.state
+            .regions
+            .retain(|region| region.start != scratch.start);
         Ok(())
     }
 
@@ -143,7 +163,10 @@ impl Engine {
         }
         let limits = std::fs::read_to_string(self.process.dir().join("limits")).unwrap_or_default();
         let limit = limits.lines().find_map(|line| {
-            let value = line.strip_prefix("Max address space")?.split_ascii_whitespace().next()?;
+            let value = line
+                .strip_prefix("Max address space")?
+                .split_ascii_whitespace()
+                .next()?;
             value.parse::<u64>().ok()
         });
         let size = crate::process::status_field(&self.process.live, "VmSize")
@@ -158,12 +181,26 @@ impl Engine {
 
 /// The pages that an entry's edits touch.
 pub(super) fn edited_pages(entry: &Entry) -> Range<u64> {
-    let start = entry.edits.iter().map(|edit| edit.at).min().unwrap_or(entry.at);
-    let end = entry.edits.iter().map(|edit| edit.at + edit.original.len() as u64).max();
+    let start = entry
+        .edits
+        .iter()
+        .map(|edit| edit.at)
+        .min()
+        .unwrap_or(entry.at);
+    let end = entry
+        .edits
+        .iter()
+        .map(|edit| edit.at + edit.original.len() as u64)
+        .max();
     pages(start..end.unwrap_or(entry.at + 1))
 }
 
 /// A planned region.
 pub(super) fn planned(start: u64, len: u64, purpose: Purpose) -> Region {
-    Region { start, len, purpose, reachable: false }
+    Region {
+        start,
+        len,
+        purpose,
+        reachable: false,
+    }
 }

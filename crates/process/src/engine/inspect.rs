@@ -95,7 +95,11 @@ impl Engine {
         let patches = state.model.patches().iter().map(|patch| PatchView {
             name: patch.name.clone(),
             state: patch.state,
-            functions: patch.slots.iter().map(|&slot| state.display(slot)).collect(),
+            functions: patch
+                .slots
+                .iter()
+                .map(|&slot| state.display(slot))
+                .collect(),
         });
         let entries = state.entries.iter().enumerate().map(|(index, entry)| {
             let wanted = redirected.contains(&Slot(index as u32));
@@ -104,7 +108,10 @@ impl Engine {
                 address: entry.at,
                 entry: entry.method.name(),
                 redirected: wanted,
-                intact: entry.edits.iter().all(|edit| self.stands(edit) == Some(wanted)),
+                intact: entry
+                    .edits
+                    .iter()
+                    .all(|edit| self.stands(edit) == Some(wanted)),
             }
         });
         Overview {
@@ -121,7 +128,11 @@ impl Engine {
         let mut all: Vec<MappingView> = state
             .regions
             .iter()
-            .filter(|region| self.maps.iter().any(|mapping| mapping.contains(region.start)))
+            .filter(|region| {
+                self.maps
+                    .iter()
+                    .any(|mapping| mapping.contains(region.start))
+            })
             .map(|region| MappingView {
                 start: region.start,
                 end: region.end(),
@@ -155,7 +166,9 @@ impl Engine {
         let open = self.state.model.transition().cloned();
         let mut views = Vec::new();
         for task in self.process.tasks()?.tasks {
-            let target = open.as_ref().map_or(self.state.model.settled(), |open| open.to);
+            let target = open
+                .as_ref()
+                .map_or(self.state.model.settled(), |open| open.to);
             let looked = (0..5).find_map(|attempt| {
                 if attempt > 0 {
                     std::thread::sleep(std::time::Duration::from_millis(1));
@@ -166,10 +179,12 @@ impl Engine {
                 continue;
             };
             let universe = standing.runs();
-            let patched = open.as_ref().map(|open| match (open.heading(), universe == open.to) {
-                (Operation::Load, there) => i32::from(there),
-                (Operation::Unload, there) => i32::from(!there),
-            });
+            let patched = open
+                .as_ref()
+                .map(|open| match (open.heading(), universe == open.to) {
+                    (Operation::Load, there) => i32::from(there),
+                    (Operation::Unload, there) => i32::from(!there),
+                });
             let blocked = open.as_ref().filter(|open| universe != open.to).map(|_| {
                 let function = hit.as_ref().map_or_else(
                     || "nothing: it moves when it is visited or calls".to_owned(),
@@ -186,9 +201,7 @@ impl Engine {
                     armed: matches!(standing, Standing::Waiting { to, .. } if to == target),
                 }
             });
-            let universe = match universe {
-                UniverseId(id) => id,
-            };
+            let UniverseId(universe) = universe;
             views.push(TaskView {
                 tid: task.tid,
                 name: task.name(),
@@ -197,7 +210,7 @@ impl Engine {
                 blocked,
             });
         }
-        self.tracer.release();
+        self.tracer.release_late();
         Ok(views)
     }
 }

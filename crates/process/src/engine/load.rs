@@ -31,10 +31,14 @@ impl Engine {
         self.state.model.may_load(name)?;
         self.refresh_maps()?;
         let pid = self.process.pid;
-        let objects = Objects::read(&self.process.live, &self.maps).map_err(|error| match error {
-            ObjectError::Is32Bit { .. } => Error::ThirtyTwoBit(pid),
-            source => Error::Object { object: format!("the objects of process {pid}"), source },
-        })?;
+        let objects =
+            Objects::read(&self.process.live, &self.maps).map_err(|error| match error {
+                ObjectError::Is32Bit { .. } => Error::ThirtyTwoBit(pid),
+                source => Error::Object {
+                    object: format!("the objects of process {pid}"),
+                    source,
+                },
+            })?;
         self.refuse_hazards(&objects)?;
         let functions = self.functions(patch, &objects)?;
         for (function, _) in &functions {
@@ -74,7 +78,10 @@ impl Engine {
         }
         for object in objects.iter() {
             if let Some(hazard) = object.language_hazards() {
-                return Err(Error::ForeignStacks { object: object.name().to_owned(), hazard });
+                return Err(Error::ForeignStacks {
+                    object: object.name().to_owned(),
+                    hazard,
+                });
             }
         }
         Ok(())
@@ -89,10 +96,12 @@ impl Engine {
         let mut all = Vec::new();
         for wanted in &patch.objects {
             let name = wanted.name.as_deref();
-            let object = objects.by_name(name).ok_or_else(|| Error::ObjectNotLoaded {
-                pid: self.process.pid,
-                object: name.unwrap_or_default().to_owned(),
-            })?;
+            let object = objects
+                .by_name(name)
+                .ok_or_else(|| Error::ObjectNotLoaded {
+                    pid: self.process.pid,
+                    object: name.unwrap_or_default().to_owned(),
+                })?;
             if object.build_id() != wanted.build_id {
                 return Err(Error::WrongBuildId {
                     pid: self.process.pid,
@@ -139,7 +148,11 @@ impl Engine {
             .memory()
             .read_vec(address, wanted.len())
             .map_err(|_| Error::Exited(self.process.pid))?;
-        let differing = found.iter().zip(&wanted).enumerate().find(|(_, (found, wanted))| found != wanted);
+        let differing = found
+            .iter()
+            .zip(&wanted)
+            .enumerate()
+            .find(|(_, (found, wanted))| found != wanted);
         let Some((index, (&found, &wanted))) = differing else {
             return Ok(());
         };
@@ -166,13 +179,19 @@ impl Engine {
         let known = self.state.model.patches().iter().find(|known| {
             known.name == name
                 && known.state == PatchState::Disabled
-                && self.state.image(known.id).is_some_and(|image| image.digest == patch.digest)
+                && self
+                    .state
+                    .image(known.id)
+                    .is_some_and(|image| image.digest == patch.digest)
         })?;
         // It lies where its objects were then; and the user may want other entries now.
         let same = functions.iter().all(|(function, _)| {
-            self.state.slot_at(function.start).and_then(|slot| self.state.entry(slot)).is_some_and(
-                |entry| entry.at == function.at() && forced.is_none_or(|m| m == entry.method),
-            )
+            self.state
+                .slot_at(function.start)
+                .and_then(|slot| self.state.entry(slot))
+                .is_some_and(|entry| {
+                    entry.at == function.at() && forced.is_none_or(|m| m == entry.method)
+                })
         });
         same.then_some(known.id)
     }
@@ -246,7 +265,9 @@ impl Engine {
         let mut plan = self.plan()?;
         self.plan_low_table(&mut plan, slots)?;
         self.plan_entries(&mut plan, &fresh, &known, forced)?;
-        let first = functions.first().map_or_else(|| objects.executable(), |(f, _)| f.object);
+        let first = functions
+            .first()
+            .map_or_else(|| objects.executable(), |(f, _)| f.object);
         let sizes = [layout.text_size, layout.ro_size, layout.rw_size];
         let base = self.plan_image(&mut plan, first, sizes, layout.needs_low)?;
         let table = self.plan_table(&mut plan, slots)?;
@@ -260,7 +281,12 @@ impl Engine {
             self.write(segment.avma, &segment.bytes)?;
         }
         self.state.low = plan.low;
-        let Plan { regions, writes, entries, .. } = plan;
+        let Plan {
+            regions,
+            writes,
+            entries,
+            ..
+        } = plan;
         for (address, bytes) in writes {
             self.write(address, &bytes)?;
         }
@@ -284,11 +310,20 @@ impl Engine {
                 Some(ImageFunction {
                     slot: self.state.slot_at(function.start)?,
                     entry: linked.symbol_avma(func.new_func)?,
-                    bodies: bodies.iter().map(|b| (b.start.saturating_sub(1), b.end)).collect(),
+                    bodies: bodies
+                        .iter()
+                        .map(|b| (b.start.saturating_sub(1), b.end))
+                        .collect(),
                 })
             })
             .collect();
-        Image { id: PatchId(0), digest: patch.digest, start, len, functions }
+        Image {
+            id: PatchId(0),
+            digest: patch.digest,
+            start,
+            len,
+            functions,
+        }
     }
 
     /// The point of no return: all is written, now the record says that tasks may reach it.
@@ -299,7 +334,11 @@ impl Engine {
         table: u64,
         regions: &[Region],
     ) -> Result<PatchId, Error> {
-        let slots: Vec<Slot> = image.functions.iter().map(|function| function.slot).collect();
+        let slots: Vec<Slot> = image
+            .functions
+            .iter()
+            .map(|function| function.slot)
+            .collect();
         self.probe_text(&slots)?;
         let id = self.state.model.add(name, slots);
         image.id = id;
@@ -337,8 +376,13 @@ impl Engine {
     fn abandon(&mut self, before: State, had_registry: bool) -> Result<(), Error> {
         let kept: Vec<u64> = before.regions.iter().map(|region| region.start).collect();
         let grown = |region: &Region| region.purpose == Purpose::Registry;
-        let mine: Vec<Region> =
-            self.state.regions.iter().copied().filter(|r| !kept.contains(&r.start)).collect();
+        let mine: Vec<Region> = self
+            .state
+            .regions
+            .iter()
+            .copied()
+            .filter(|r| !kept.contains(&r.start))
+            .collect();
         if had_registry {
             let (registries, others): (Vec<Region>, Vec<Region>) =
                 mine.into_iter().partition(grown);
@@ -362,4 +406,3 @@ fn hex(bytes: &[u8]) -> String {
     }
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-

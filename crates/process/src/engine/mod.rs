@@ -63,8 +63,13 @@ impl Engine {
             .map_err(|_| Error::NoProcess(pid))?;
         let locked = sys::try_lock(&lock);
         if !locked {
-            let other = Engine::inspect(pid).ok().and_then(|other| other.state.controller);
-            return Err(Error::Locked { pid, other: other.map(|controller| controller.pid) });
+            let other = Engine::inspect(pid)
+                .ok()
+                .and_then(|other| other.state.controller);
+            return Err(Error::Locked {
+                pid,
+                other: other.map(|controller| controller.pid),
+            });
         }
         let mut engine = Engine::open(pid, Some(lock))?;
         if let Some(tracer) = engine.process.tracer() {
@@ -116,15 +121,17 @@ impl Engine {
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.memory().write(address, bytes).map_err(Error::io(format!(
-            "writing to process {} at {address:#x}",
-            self.process.pid
-        )))
+        self.memory()
+            .write(address, bytes)
+            .map_err(Error::io(format!(
+                "writing to process {} at {address:#x}",
+                self.process.pid
+            )))
     }
 
     fn refresh_maps(&mut self) -> Result<(), Error> {
-        self.maps =
-            object::read_mappings(&self.process.live).map_err(|_| Error::Exited(self.process.pid))?;
+        self.maps = object::read_mappings(&self.process.live)
+            .map_err(|_| Error::Exited(self.process.pid))?;
         Ok(())
     }
 
@@ -143,12 +150,18 @@ impl Engine {
         };
         registry
             .commit(&self.process.memory, &self.state)
-            .map_err(Error::io(format!("recording in process {}", self.process.pid)))
+            .map_err(Error::io(format!(
+                "recording in process {}",
+                self.process.pid
+            )))
     }
 
     /// Sees to it that a record `extra` bytes larger than now fits.
     fn make_room(&mut self, extra: u64) -> Result<(), Error> {
-        let Some(lacks) = self.registry.as_ref().and_then(|registry| registry.lacks(&self.state, extra))
+        let Some(lacks) = self
+            .registry
+            .as_ref()
+            .and_then(|registry| registry.lacks(&self.state, extra))
         else {
             return Ok(());
         };
@@ -165,7 +178,10 @@ impl Engine {
         }
         self.state = wanted;
         self.map(&[region])?;
-        self.state.regions.push(Region { reachable: true, ..region });
+        self.state.regions.push(Region {
+            reachable: true,
+            ..region
+        });
         let (first, second) = (region.start, region.start + half);
         for place in [first, second] {
             if let Some(registry) = &mut self.registry {
@@ -197,12 +213,19 @@ impl Engine {
     /// Unmaps regions that no task can have reached, if what is there is what we would have mapped.
     fn unmap(&mut self, regions: &[Region]) -> Result<(), Error> {
         self.refresh_maps()?;
-        let there: Vec<Region> =
-            regions.iter().copied().filter(|region| self.is_mapped(region)).collect();
+        let there: Vec<Region> = regions
+            .iter()
+            .copied()
+            .filter(|region| self.is_mapped(region))
+            .collect();
         for batch in there.chunks(CALLS_PER_STOP) {
             let mut host = self.host()?;
             for region in batch {
-                host.call("unmap memory", nr::MUNMAP, [region.start, region.len, 0, 0, 0, 0])?;
+                host.call(
+                    "unmap memory",
+                    nr::MUNMAP,
+                    [region.start, region.len, 0, 0, 0, 0],
+                )?;
             }
         }
         Ok(())
@@ -249,7 +272,11 @@ impl Engine {
                     )?,
                 };
                 let mapped = host
-                    .call("size a memfd", nr::FTRUNCATE, [fd, registry::INITIAL, 0, 0, 0, 0])
+                    .call(
+                        "size a memfd",
+                        nr::FTRUNCATE,
+                        [fd, registry::INITIAL, 0, 0, 0, 0],
+                    )
                     .and_then(|_| {
                         let flags = libc::MAP_PRIVATE as u64;
                         let args = [0, registry::INITIAL, libc::PROT_READ as u64, flags, fd, 0];
@@ -260,7 +287,8 @@ impl Engine {
             }
         };
         if let (Some(fd), Some(_)) = (left_fd, left) {
-            self.host()?.call("close a memfd", nr::CLOSE, [fd, 0, 0, 0, 0, 0])?;
+            self.host()?
+                .call("close a memfd", nr::CLOSE, [fd, 0, 0, 0, 0, 0])?;
         }
         let memory_error = Error::io("recording");
         self.state.regions.push(Region {
@@ -281,8 +309,13 @@ impl Engine {
         if self.registry.is_none() {
             return Ok(());
         }
-        let left: Vec<Region> =
-            self.state.regions.iter().copied().filter(|region| !region.reachable).collect();
+        let left: Vec<Region> = self
+            .state
+            .regions
+            .iter()
+            .copied()
+            .filter(|region| !region.reachable)
+            .collect();
         if !left.is_empty() {
             self.unmap(&left)?;
             self.state.regions.retain(|region| region.reachable);
@@ -306,8 +339,15 @@ impl Engine {
         if gs_base == 0 {
             return Some(Standing::In(UniverseId::ORIGINAL));
         }
-        let table = gs_base.checked_add(self.state.low).filter(|_| self.state.low != 0)?;
-        if let Some((id, _)) = self.state.tables.iter().find(|(_, address)| *address == table) {
+        let table = gs_base
+            .checked_add(self.state.low)
+            .filter(|_| self.state.low != 0)?;
+        if let Some((id, _)) = self
+            .state
+            .tables
+            .iter()
+            .find(|(_, address)| *address == table)
+        {
             return Some(Standing::In(*id));
         }
         self.waiting_at(table)
@@ -319,7 +359,11 @@ impl Engine {
             Version::Original => Some(self.state.entry(slot)?.continuation),
             Version::Patched(patch) => {
                 let image = self.state.image(patch)?;
-                image.functions.iter().find(|function| function.slot == slot).map(|f| f.entry)
+                image
+                    .functions
+                    .iter()
+                    .find(|function| function.slot == slot)
+                    .map(|f| f.entry)
             }
         }
     }
@@ -334,8 +378,9 @@ impl Engine {
         (0..self.state.entries.len())
             .map(|index| {
                 let slot = Slot(index as u32);
-                let address =
-                    self.version_address(slot, universe.version(slot)).ok_or_else(damaged)?;
+                let address = self
+                    .version_address(slot, universe.version(slot))
+                    .ok_or_else(damaged)?;
                 Ok((address, address))
             })
             .collect()
@@ -347,15 +392,19 @@ impl Engine {
         for universe in live {
             let Some(address) = (match universe {
                 UniverseId::ORIGINAL => Some(self.state.low),
-                _ => self.state.tables.iter().find(|(id, _)| *id == universe).map(|(_, at)| *at),
+                _ => self
+                    .state
+                    .tables
+                    .iter()
+                    .find(|(id, _)| *id == universe)
+                    .map(|(_, at)| *at),
             }) else {
                 continue;
             };
             let slots = self.slots_of(universe)?;
-            let room = self
-                .state
-                .region_at(address)
-                .map_or(0, |region| region.end().saturating_sub(address) / SLOT_BYTES);
+            let room = self.state.region_at(address).map_or(0, |region| {
+                region.end().saturating_sub(address) / SLOT_BYTES
+            });
             if slots.len() as u64 > room {
                 return Err(Error::TooManyFunctions(self.process.pid));
             }
@@ -389,9 +438,10 @@ impl Engine {
                             return Err(Error::ThirtyTwoBit(pid));
                         }
                         let value = regs.gs_base;
-                        let standing = self
-                            .standing(value)
-                            .ok_or(Error::GsInUse { tid: task.tid, value })?;
+                        let standing = self.standing(value).ok_or(Error::GsInUse {
+                            tid: task.tid,
+                            value,
+                        })?;
                         if let Standing::Waiting { .. } = standing {
                             self.pool.keep(value.wrapping_add(self.state.low));
                         }
@@ -407,14 +457,29 @@ impl Engine {
 
 fn traced(tid: i32, tracer: i32) -> Error {
     let name = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
-    Error::Traced { tid, tracer, name: name.trim_end().to_owned() }
+    Error::Traced {
+        tid,
+        tracer,
+        name: name.trim_end().to_owned(),
+    }
 }
 
 fn map_one(host: &mut Host<'_>, region: &Region) -> Result<(), Error> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
     let protection = region.purpose.protection() as u64;
-    let args = [region.start, region.len, protection, flags as u64, u64::MAX, 0];
-    let what = format!("map memory at {:#x} ({})", region.start, region.purpose.describe());
+    let args = [
+        region.start,
+        region.len,
+        protection,
+        flags as u64,
+        u64::MAX,
+        0,
+    ];
+    let what = format!(
+        "map memory at {:#x} ({})",
+        region.start,
+        region.purpose.describe()
+    );
     let got = host.call(&what, nr::MMAP, args)?;
     if got != region.start {
         // A kernel that does not know MAP_FIXED_NOREPLACE took it for a hint.
@@ -430,5 +495,7 @@ fn map_one(host: &mut Host<'_>, region: &Region) -> Result<(), Error> {
 
 /// Bytes of a table with room for so many slots, its header included.
 fn table_bytes(slots: u64) -> u64 {
-    slots.saturating_mul(SLOT_BYTES).saturating_add(SWITCH_HEADER)
+    slots
+        .saturating_mul(SLOT_BYTES)
+        .saturating_add(SWITCH_HEADER)
 }

@@ -86,7 +86,9 @@ pub struct Report {
 
 /// Milliseconds since the epoch.
 pub(super) fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -171,13 +173,22 @@ impl Engine {
         options: &Options,
         progress: &mut Progress<'_>,
     ) -> Result<Report, Error> {
-        let open = self.state.model.transition().cloned().ok_or(Refusal::NothingOpen)?;
+        let open = self
+            .state
+            .model
+            .transition()
+            .cloned()
+            .ok_or(Refusal::NothingOpen)?;
         self.turn_round()?;
         self.run(open.patch, options, progress)
     }
 
     fn busy(&self) -> Error {
-        let open = self.state.model.transition().and_then(|open| self.state.model.patch(open.patch));
+        let open = self
+            .state
+            .model
+            .transition()
+            .and_then(|open| self.state.model.patch(open.patch));
         Refusal::TransitionOpen(open.map_or_else(String::new, |patch| patch.name.clone())).into()
     }
 
@@ -228,7 +239,9 @@ impl Engine {
         };
         let cost = self.tracer.cost();
         let model = &self.state.model;
-        let patch = model.patch(id).map_or_else(String::new, |patch| patch.name.clone());
+        let patch = model
+            .patch(id)
+            .map_or_else(String::new, |patch| patch.name.clone());
         Ok(Report {
             patch,
             pid: self.process.pid,
@@ -245,7 +258,10 @@ impl Engine {
     }
 
     fn heading(&self) -> Operation {
-        self.state.model.transition().map_or(Operation::Load, |open| open.heading())
+        self.state
+            .model
+            .transition()
+            .map_or(Operation::Load, |open| open.heading())
     }
 
     /// Moves the tasks, closes the transition when all have moved, and does the same in the children that were forked
@@ -258,7 +274,11 @@ impl Engine {
         let deadline = Instant::now().checked_add(timeout);
         let heading = self.heading();
         let (tasks, blocked) = self.converge(deadline, progress)?;
-        let mut moved = Moved { tasks, children: 0, blocked };
+        let mut moved = Moved {
+            tasks,
+            children: 0,
+            blocked,
+        };
         if moved.blocked.is_empty() {
             self.close()?;
             self.bring_children(heading, deadline, &mut moved);
@@ -285,24 +305,24 @@ impl Engine {
     fn bring_children(&mut self, heading: Operation, deadline: Option<Instant>, moved: &mut Moved) {
         let mut tried = std::collections::BTreeSet::new();
         loop {
-            let found: Vec<i32> =
-                all_processes().filter(|pid| !tried.contains(pid) && self.is_child(*pid)).collect();
+            let found: Vec<i32> = all_processes()
+                .filter(|pid| !tried.contains(pid) && self.is_child(*pid))
+                .collect();
             if found.is_empty() {
                 return;
             }
             for pid in found {
                 tried.insert(pid);
                 // One that has ended, or that somebody else takes care of, is none of ours.
-                let Ok(mut child) = Engine::change(pid) else { continue };
+                let Ok(mut child) = Engine::change(pid) else {
+                    continue;
+                };
                 if child.state.instance != self.state.instance {
                     continue;
                 }
-                match child.follow(heading, deadline) {
-                    Ok(Some(blocked)) => {
-                        moved.children += 1;
-                        moved.blocked.extend(blocked);
-                    }
-                    Ok(None) | Err(_) => {}
+                if let Ok(Some(blocked)) = child.follow(heading, deadline) {
+                    moved.children += 1;
+                    moved.blocked.extend(blocked);
                 }
             }
         }
@@ -342,7 +362,9 @@ impl Engine {
         };
         let recorded = || {
             let memory = crate::memory::Memory::open(&dir).ok()?;
-            self.registry.as_ref().map(|registry| registry.is_at_same_place(&memory))
+            self.registry
+                .as_ref()
+                .map(|registry| registry.is_at_same_place(&memory))
         };
         pid != self.process.pid
             && young() == Some(true)
@@ -352,7 +374,10 @@ impl Engine {
 }
 
 fn functions_of(state: &State, id: PatchId) -> Vec<Reported> {
-    let slots = state.image(id).map(|image| image.functions.as_slice()).unwrap_or_default();
+    let slots = state
+        .image(id)
+        .map(|image| image.functions.as_slice())
+        .unwrap_or_default();
     let mut all: Vec<Reported> = slots
         .iter()
         .filter_map(|function| state.entry(function.slot))

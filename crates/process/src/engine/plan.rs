@@ -53,7 +53,10 @@ impl<'a> Function<'a> {
         size: u64,
     ) -> Option<Function<'a>> {
         let end = start.checked_add(size).filter(|_| size > 0)?;
-        let text = object.code_ranges().into_iter().find(|text| text.contains(&start))?;
+        let text = object
+            .code_ranges()
+            .into_iter()
+            .find(|text| text.contains(&start))?;
         if end > text.end {
             return None;
         }
@@ -61,13 +64,23 @@ impl<'a> Function<'a> {
         let code = object.code(from..end.saturating_add(AFTER).min(text.end))?;
         let name = name.to_owned();
         let object_name = object_name.map(str::to_owned);
-        Some(Function { name, object_name, object, start, size, code, code_at: from })
+        Some(Function {
+            name,
+            object_name,
+            object,
+            start,
+            size,
+            code,
+            code_at: from,
+        })
     }
 
     /// The function's own bytes.
     pub fn body(&self) -> &[u8] {
         let from = (self.start - self.code_at) as usize;
-        self.code.get(from..from + self.size as usize).unwrap_or_default()
+        self.code
+            .get(from..from + self.size as usize)
+            .unwrap_or_default()
     }
 
     /// The bytes whose running copies must be what the file says: the function, its padding, and what it claims.
@@ -76,7 +89,9 @@ impl<'a> Function<'a> {
     }
 
     fn before(&self) -> &[u8] {
-        self.code.get(..(self.start - self.code_at) as usize).unwrap_or_default()
+        self.code
+            .get(..(self.start - self.code_at) as usize)
+            .unwrap_or_default()
     }
 
     fn site(&self) -> Site<'_> {
@@ -104,10 +119,18 @@ impl Engine {
             space.take(region.start..region.end());
         }
         let pid = self.process.pid;
-        let text = self.gadgets.restorers.first().copied().unwrap_or(arch::USER_END / 2);
+        let text = self
+            .gadgets
+            .restorers
+            .first()
+            .copied()
+            .unwrap_or(arch::USER_END / 2);
         let start = space
             .find_near(len, &(text..text + 1))
-            .ok_or(Error::NoSpace { size: len, object: format!("process {pid}") })?;
+            .ok_or(Error::NoSpace {
+                size: len,
+                object: format!("process {pid}"),
+            })?;
         Ok(planned(start, len, purpose))
     }
 
@@ -130,7 +153,10 @@ impl Engine {
     /// Plans universe 0's table, with room for `slots`.
     pub(super) fn plan_low_table(&self, plan: &mut Plan, slots: u64) -> Result<(), Error> {
         if plan.low != 0 {
-            let room = self.state.region_at(plan.low).map_or(0, |region| region.end() - plan.low);
+            let room = self
+                .state
+                .region_at(plan.low)
+                .map_or(0, |region| region.end() - plan.low);
             return if slots * SLOT_BYTES <= room {
                 Ok(())
             } else {
@@ -139,10 +165,13 @@ impl Engine {
         }
         let len = table_bytes(slots.saturating_mul(2)).next_multiple_of(PAGE);
         let random = getrandom::u64().unwrap_or(0);
-        let start = plan.space.find_low(len, random).ok_or_else(|| Error::NoSpace {
-            size: len,
-            object: "the first 1 GiB of its address space".to_owned(),
-        })?;
+        let start = plan
+            .space
+            .find_low(len, random)
+            .ok_or_else(|| Error::NoSpace {
+                size: len,
+                object: "the first 1 GiB of its address space".to_owned(),
+            })?;
         self.add(plan, planned(start, len, Purpose::LowTable));
         plan.low = start + SWITCH_HEADER;
         Ok(())
@@ -160,11 +189,19 @@ impl Engine {
             return Ok(region.start + SWITCH_HEADER);
         }
         let len = table_bytes(slots.saturating_mul(2)).next_multiple_of(PAGE);
-        let near = self.gadgets.restorers.first().copied().unwrap_or(arch::USER_END / 2);
+        let near = self
+            .gadgets
+            .restorers
+            .first()
+            .copied()
+            .unwrap_or(arch::USER_END / 2);
         let start = plan
             .space
             .find_near(len, &(near..near + 1))
-            .ok_or(Error::NoSpace { size: len, object: "the C library".to_owned() })?;
+            .ok_or(Error::NoSpace {
+                size: len,
+                object: "the C library".to_owned(),
+            })?;
         self.add(plan, planned(start, len, Purpose::Tables));
         Ok(start + SWITCH_HEADER)
     }
@@ -184,7 +221,10 @@ impl Engine {
     ) -> Result<u64, Error> {
         let total: u64 = sizes.iter().sum();
         let span = object.span();
-        let no_space = || Error::NoSpace { size: total, object: object.name().to_owned() };
+        let no_space = || Error::NoSpace {
+            size: total,
+            object: object.name().to_owned(),
+        };
         let start = if low {
             let end = 0x7fff_0000u64;
             plan.space.find(total, 0..span.start.min(end), true)
@@ -193,7 +233,10 @@ impl Engine {
         };
         let start = start.ok_or_else(no_space)?;
         let mut at = start;
-        for (size, purpose) in sizes.into_iter().zip([Purpose::Text, Purpose::Constants, Purpose::Data])
+        for (size, purpose) in
+            sizes
+                .into_iter()
+                .zip([Purpose::Text, Purpose::Constants, Purpose::Data])
         {
             if size > 0 {
                 self.add(plan, planned(at, size, purpose));
@@ -216,7 +259,10 @@ impl Engine {
         // Bytes that are jumps while these functions are redirected.
         let mut jumps: Vec<u64> = functions.iter().map(Function::at).collect();
         jumps.extend(
-            redirected.iter().chain(known).filter_map(|&slot| Some(self.state.entry(slot)?.at)),
+            redirected
+                .iter()
+                .chain(known)
+                .filter_map(|&slot| Some(self.state.entry(slot)?.at)),
         );
         for function in functions {
             let slot = (self.state.entries.len() + plan.entries.len()) as u32;
@@ -246,12 +292,12 @@ impl Engine {
     fn plan_chunk(&self, plan: &mut Plan, function: &Function<'_>) -> Result<u64, Error> {
         let used = |at: u64| {
             let all = self.state.entries.iter().chain(&plan.entries);
-            all.map(|entry| entry.continuation).any(|other| (at..at + arch::CHUNK).contains(&other))
+            all.map(|entry| entry.continuation)
+                .any(|other| (at..at + arch::CHUNK).contains(&other))
         };
         let span = function.object.span();
-        let reaches = |at: u64| {
-            at.abs_diff(span.start) < arch::NEAR && at.abs_diff(span.end) < arch::NEAR
-        };
+        let reaches =
+            |at: u64| at.abs_diff(span.start) < arch::NEAR && at.abs_diff(span.end) < arch::NEAR;
         let all = self.state.regions.iter().chain(&plan.regions);
         for region in all.filter(|region| region.purpose == Purpose::Trampolines) {
             let mut at = region.start + arch::STUB_AREA;
@@ -263,11 +309,14 @@ impl Engine {
             }
         }
         let len = PAGE;
-        let start = plan.space.find_near(len, &span).ok_or_else(|| Error::NotRedirectable {
-            function: function.name.clone(),
-            forced: None,
-            why: NotRedirectable::NoNearMemory,
-        })?;
+        let start = plan
+            .space
+            .find_near(len, &span)
+            .ok_or_else(|| Error::NotRedirectable {
+                function: function.name.clone(),
+                forced: None,
+                why: NotRedirectable::NoNearMemory,
+            })?;
         self.add(plan, planned(start, len, Purpose::Trampolines));
         let stub = arch::stub(plan.low).map_err(|error| {
             Error::io("assembling the self-switch")(std::io::Error::other(error))
@@ -299,8 +348,10 @@ impl Engine {
         let chunk = arch::chunk(chunk_at, stub, plan.low, slot, &continuation.bytes)
             .ok_or(NotRedirectable::NoNearMemory)?;
         let last = chunk.continuation + continuation.bytes.len() as u64;
-        let mut bodies =
-            vec![(site.at, function.start + function.size), (chunk.continuation - 1, last)];
+        let mut bodies = vec![
+            (site.at, function.start + function.size),
+            (chunk.continuation - 1, last),
+        ];
         for body in function.object.split_bodies(&function.name) {
             bodies.push((body.start.saturating_sub(1), body.end));
         }
@@ -338,9 +389,17 @@ impl Engine {
         // it must not be one that comes or goes by itself.
         let mut others: Vec<Range<u64>> = Vec::new();
         for entry in self.state.entries.iter().chain(&plan.entries) {
-            others.extend(entry.edits.iter().map(|e| e.at..e.at + e.original.len() as u64));
+            others.extend(
+                entry
+                    .edits
+                    .iter()
+                    .map(|e| e.at..e.at + e.original.len() as u64),
+            );
         }
-        for &other in jumps.iter().filter(|&&other| other > claimed.start && other < claimed.end) {
+        for &other in jumps
+            .iter()
+            .filter(|&&other| other > claimed.start && other < claimed.end)
+        {
             let known = plan.entries.iter().find(|entry| entry.at == other);
             if known.is_none_or(|entry| entry.method != Method::Pun) {
                 return Err(NotRedirectable::Overlaps);
@@ -350,7 +409,10 @@ impl Engine {
             }
             others.retain(|edit| edit.start != other);
         }
-        if others.iter().any(|edit| edit.start < claimed.end && edit.end > claimed.start) {
+        if others
+            .iter()
+            .any(|edit| edit.start < claimed.end && edit.end > claimed.start)
+        {
             return Err(NotRedirectable::Overlaps);
         }
         // And this entry must not be among the bytes that another pun counts on.
@@ -396,9 +458,14 @@ impl Engine {
         let mut missing = Vec::new();
         let mut page = span.start;
         while page < span.end {
-            let ours = self.state.regions.iter().chain(&plan.regions).any(|region| {
-                region.purpose == Purpose::Pun && (region.start..region.end()).contains(&page)
-            });
+            let ours = self
+                .state
+                .regions
+                .iter()
+                .chain(&plan.regions)
+                .any(|region| {
+                    region.purpose == Purpose::Pun && (region.start..region.end()).contains(&page)
+                });
             if !ours {
                 if !plan.space.is_free(&(page..page + PAGE)) {
                     return Err(NotRedirectable::Taken);
@@ -426,14 +493,19 @@ impl Engine {
         let overlaps = |edit: &Edit| {
             let span = edit.at..edit.at + edit.original.len() as u64;
             let entries = self.state.entries.iter().chain(&plan.entries);
-            jumps.iter().any(|&jump| jump != site.at && span.contains(&jump))
+            jumps
+                .iter()
+                .any(|&jump| jump != site.at && span.contains(&jump))
                 || entries
                     .flat_map(|entry| {
                         let claim = match entry.method {
                             Method::Pun => entry.at..entry.at + arch::CLAIM as u64,
                             Method::Swap => entry.at..entry.at + 1,
                         };
-                        let edits = entry.edits.iter().map(|e| e.at..e.at + e.original.len() as u64);
+                        let edits = entry
+                            .edits
+                            .iter()
+                            .map(|e| e.at..e.at + e.original.len() as u64);
                         edits.chain([claim])
                     })
                     .any(|other| other.start < span.end && span.start < other.end)

@@ -35,12 +35,17 @@ impl Engine {
         let header = self.switch_header(table)?;
         let (from, to) = (UniverseId(header.from), UniverseId(header.to));
         // One that was disarmed by a reverse waits for nothing.
-        Some(Standing::Waiting { from, to: if header.armed { to } else { from } })
+        Some(Standing::Waiting {
+            from,
+            to: if header.armed { to } else { from },
+        })
     }
 
     fn switch_header(&self, table: u64) -> Option<SwitchHeader> {
         let start = table.checked_sub(SWITCH_HEADER)?;
-        self.state.region_at(start).filter(|region| region.purpose == Purpose::Pool)?;
+        self.state
+            .region_at(start)
+            .filter(|region| region.purpose == Purpose::Pool)?;
         let mut bytes = [0; SWITCH_HEADER as usize];
         self.memory().read(start, &mut bytes).ok()?;
         let header = arch::decode_header(&bytes);
@@ -71,7 +76,11 @@ impl Engine {
 
     /// Room in the pool, or `None` when it must grow first.
     fn pool_alloc(&mut self, len: u64) -> Option<u64> {
-        let pools = self.state.regions.iter().filter(|region| region.purpose == Purpose::Pool);
+        let pools = self
+            .state
+            .regions
+            .iter()
+            .filter(|region| region.purpose == Purpose::Pool);
         for region in pools {
             let next = self.pool.next.entry(region.start).or_default();
             let start = next.next_multiple_of(ALIGN);
@@ -130,7 +139,9 @@ impl Engine {
         stack: (u64, u64),
         ranges: (u64, u64),
     ) -> Result<Option<u64>, Error> {
-        let Some(gs_to) = self.gs_of(to) else { return Ok(None) };
+        let Some(gs_to) = self.gs_of(to) else {
+            return Ok(None);
+        };
         let mut slots = self.slots_of(from)?;
         for (slot, _) in self.state.model.replaced(from, to) {
             let thunk = self.state.entry(slot).map(|entry| entry.thunk);
@@ -173,11 +184,20 @@ impl Engine {
             let bodies = match version {
                 Version::Original => self.state.entry(slot).map(|entry| &entry.bodies),
                 Version::Patched(patch) => self.state.image(patch).and_then(|image| {
-                    image.functions.iter().find(|f| f.slot == slot).map(|f| &f.bodies)
+                    image
+                        .functions
+                        .iter()
+                        .find(|f| f.slot == slot)
+                        .map(|f| &f.bodies)
                 }),
             };
             for &(after, last) in bodies.into_iter().flatten() {
-                ranges.push(crate::stack::CodeRange { after, last, slot, version });
+                ranges.push(crate::stack::CodeRange {
+                    after,
+                    last,
+                    slot,
+                    version,
+                });
             }
         }
         if with_handlers {
@@ -206,9 +226,17 @@ impl Engine {
             .regions
             .iter()
             .filter(|region| region.purpose == Purpose::Trampolines)
-            .map(|region| label(region.start.saturating_sub(1), region.start + arch::STUB_AREA - 1));
+            .map(|region| {
+                label(
+                    region.start.saturating_sub(1),
+                    region.start + arch::STUB_AREA - 1,
+                )
+            });
         let thunks = self.state.entries.iter().map(|entry| {
-            let end = entry.continuation.saturating_sub(8).saturating_add(arch::CHUNK);
+            let end = entry
+                .continuation
+                .saturating_sub(8)
+                .saturating_add(arch::CHUNK);
             label(entry.thunk.saturating_sub(1), end.saturating_sub(1))
         });
         Ranges::new(stubs.chain(thunks).collect())

@@ -95,16 +95,21 @@ impl Engine {
         let arrived = convergence.arrived.len();
         let blocked = match outcome {
             Outcome::Complete => Vec::new(),
-            Outcome::Expired(left) => {
-                left.iter().map(|busy| convergence.blocked(busy.task, &busy.visit)).collect()
-            }
+            Outcome::Expired(left) => left
+                .iter()
+                .map(|busy| convergence.blocked(busy.task, &busy.visit))
+                .collect(),
         };
-        self.tracer.release();
+        self.tracer.release_late();
         Ok((arrived, blocked))
     }
 
     /// What a look at one task finds while a transition is open, changing nothing.
-    pub(super) fn examine(&mut self, task: Task, to: UniverseId) -> Option<(Standing, Option<Hit>)> {
+    pub(super) fn examine(
+        &mut self,
+        task: Task,
+        to: UniverseId,
+    ) -> Option<(Standing, Option<Hit>)> {
         let Stopping::Stopped(stopped) = self.tracer.stop(task, 0) else {
             return None;
         };
@@ -112,8 +117,13 @@ impl Engine {
         let standing = self.standing(regs.gs_base)?;
         let ranges = self.replaced_ranges(standing.runs(), to, false);
         let switching = Ranges::default();
-        let found =
-            stack::check(&self.process, &regs, &self.gadgets.restorers, &ranges, &switching);
+        let found = stack::check(
+            &self.process,
+            &regs,
+            &self.gadgets.restorers,
+            &ranges,
+            &switching,
+        );
         drop(stopped);
         Some((standing, found.ok().and_then(|found| found.hit)))
     }
@@ -124,7 +134,11 @@ impl Engine {
         match hit.version {
             Version::Original => function,
             Version::Patched(patch) => {
-                let name = self.state.model.patch(patch).map_or("?", |patch| patch.name.as_str());
+                let name = self
+                    .state
+                    .model
+                    .patch(patch)
+                    .map_or("?", |patch| patch.name.as_str());
                 format!("{function} of patch {name}")
             }
         }
@@ -158,7 +172,10 @@ impl Convergence<'_> {
             return Ok(Some(placed));
         }
         let ranges = self.engine.replaced_ranges(from, self.to, true);
-        let placed = self.engine.place_ranges(&ranges)?.map(|at| (at, ranges.len() as u64));
+        let placed = self
+            .engine
+            .place_ranges(&ranges)?
+            .map(|at| (at, ranges.len() as u64));
         if let Some(placed) = placed {
             self.placed.insert(from, placed);
         }
@@ -185,7 +202,17 @@ impl Convergence<'_> {
         };
         let switches = task.switches();
         let at = Instant::now();
-        self.seen.insert(task, Seen { switches, hit, armed, at, interval, soon });
+        self.seen.insert(
+            task,
+            Seen {
+                switches,
+                hit,
+                armed,
+                at,
+                interval,
+                soon,
+            },
+        );
     }
 }
 
@@ -218,10 +245,10 @@ impl Target for Convergence<'_> {
         if task.pid != pid && !sys::same_memory(pid, task.pid) {
             return Ok(Visit::Gone); // a vfork child that executed another program
         }
-        let standing = self
-            .engine
-            .standing(regs.gs_base)
-            .ok_or(Error::GsInUse { tid: task.tid, value: regs.gs_base })?;
+        let standing = self.engine.standing(regs.gs_base).ok_or(Error::GsInUse {
+            tid: task.tid,
+            value: regs.gs_base,
+        })?;
         if standing == Standing::In(self.to) {
             let verdict = judge(standing, Look::default());
             drop(stopped);
@@ -236,8 +263,10 @@ impl Target for Convergence<'_> {
                 why: format!("task {} is in a universe that it does not record", task.tid),
             });
         }
-        let replaced =
-            self.ranges.entry(from).or_insert_with(|| engine.replaced_ranges(from, to, false));
+        let replaced = self
+            .ranges
+            .entry(from)
+            .or_insert_with(|| engine.replaced_ranges(from, to, false));
         let restorers = &engine.gadgets.restorers;
         let checked = stack::check(&engine.process, &regs, restorers, replaced, &self.switching);
         let Ok(found) = checked else {
@@ -246,8 +275,10 @@ impl Target for Convergence<'_> {
             self.remember(task, None, false, true);
             return Ok(Visit::Unstoppable);
         };
-        let look =
-            Look { holds_replaced: found.hit.is_some(), mid_switch: found.mid_switch };
+        let look = Look {
+            holds_replaced: found.hit.is_some(),
+            mid_switch: found.mid_switch,
+        };
         let verdict = judge(standing, look);
         let mut carried_out = verdict;
         match verdict {
@@ -304,14 +335,20 @@ impl Target for Convergence<'_> {
                 + self.engine.gadgets.restorers.len();
             self.engine.grow_pool(busy as u64 + 1, ranges as u64)?;
         } else {
-            let left = self.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let left = self
+                .deadline
+                .map(|at| at.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return Ok(Pause::Expired);
             }
-            std::thread::sleep(left.unwrap_or(self.pause).min(self.pause));
+            let pause = if self.engine.tracer.has_late() {
+                SHORTEST_PAUSE
+            } else {
+                self.pause
+            };
+            std::thread::sleep(left.unwrap_or(pause).min(pause));
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
         Ok(Pause::GoOn)
     }
 }
-

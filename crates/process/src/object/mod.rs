@@ -393,7 +393,8 @@ mod tests {
 
     #[test]
     fn damaged_files_are_survived() {
-        let dir = tempfile::tempdir().unwrap();
+        let in_memory = tempfile::tempdir_in("/dev/shm");
+        let dir = in_memory.or_else(|_| tempfile::tempdir()).unwrap();
         let (source, built) = (dir.path().join("f.c"), dir.path().join("f.so"));
         std::fs::write(
             &source,
@@ -436,7 +437,7 @@ mod tests {
                 bytes.truncate(usize::try_from(random()).unwrap() % intact.len());
             }
             std::fs::write(&damaged, &bytes).unwrap();
-            let t=std::time::Instant::now(); exercise(&damaged); if t.elapsed().as_millis()>5 {eprintln!("{round} {:?}",t.elapsed());}
+            exercise(&damaged);
         }
     }
 

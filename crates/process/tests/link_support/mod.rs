@@ -25,7 +25,7 @@ pub fn has(compiler: &str) -> bool {
         .is_ok_and(|o| o.status.success());
     if !found {
         assert!(
-            std::env::var_os("LIVEGRAFT_NO_SKIP").is_none(),
+            std::env::var_os("LIVEGRAFT_REQUIRE").is_none(),
             "{compiler} is missing"
         );
         eprintln!("skipped: {compiler} is missing");
@@ -93,6 +93,44 @@ impl Running {
         };
         assert_eq!(running.line(), "ready");
         running
+    }
+
+    /// A server that is given a moment to start, and is asked nothing.
+    pub fn serve(path: &Path, args: &[&str]) -> Running {
+        let mut child = Command::new(path)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (path, image) = (path.to_path_buf(), PathBuf::new());
+        let mut running = Running {
+            child,
+            input,
+            output,
+            path,
+            image,
+        };
+        loop {
+            let mut line = String::new();
+            assert_ne!(
+                running.output.read_line(&mut line).unwrap(),
+                0,
+                "the server ended"
+            );
+            if line.contains("Server initialized") {
+                break;
+            }
+        }
+        running
+    }
+
+    /// The name of the running program's file.
+    pub fn target_name(&self) -> String {
+        let exe = std::fs::read_link(self.task_dir().join("exe")).unwrap();
+        exe.file_name().unwrap().to_string_lossy().into_owned()
     }
 
     fn line(&mut self) -> String {

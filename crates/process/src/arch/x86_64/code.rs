@@ -76,9 +76,21 @@ pub fn header(header: &SwitchHeader) -> [u8; SWITCH_HEADER as usize] {
 pub fn decode_header(bytes: &[u8; SWITCH_HEADER as usize]) -> SwitchHeader {
     let mut words = [0u64; 8];
     for (word, place) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = place.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
+        *word = place
+            .iter()
+            .rev()
+            .fold(0, |value, &byte| value << 8 | u64::from(byte));
     }
-    let [armed, gs_to, stack_low, stack_high, ranges, range_count, universes, magic] = words;
+    let [
+        armed,
+        gs_to,
+        stack_low,
+        stack_high,
+        ranges,
+        range_count,
+        universes,
+        magic,
+    ] = words;
     SwitchHeader {
         armed: armed & 0xff == 1,
         gs_to,
@@ -161,8 +173,13 @@ pub fn stub(low: u64) -> Result<Vec<u8>, IcedError> {
     let mut a = CodeAssembler::new(64)?;
     let field = |offset: i64| qword_ptr(low.wrapping_add_signed(offset)).gs();
     let saved = [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11];
-    let (mut out, mut scan, mut search, mut left, mut next) =
-        (a.create_label(), a.create_label(), a.create_label(), a.create_label(), a.create_label());
+    let (mut out, mut scan, mut search, mut left, mut next) = (
+        a.create_label(),
+        a.create_label(),
+        a.create_label(),
+        a.create_label(),
+        a.create_label(),
+    );
 
     a.pushfq()?;
     for register in saved {
@@ -234,7 +251,11 @@ mod tests {
         for instruction in decoder {
             assert!(!instruction.is_invalid());
             if instruction.segment_prefix() == iced_x86::Register::GS {
-                assert_eq!(instruction.memory_base(), iced_x86::Register::None, "{instruction}");
+                assert_eq!(
+                    instruction.memory_base(),
+                    iced_x86::Register::None,
+                    "{instruction}"
+                );
                 let place = instruction.memory_displacement64();
                 assert!((0x1234_0000..0x1234_0040).contains(&place), "{instruction}");
             }

@@ -64,7 +64,11 @@ pub struct Site<'a> {
 
 /// How many bytes of `endbr64` a function begins with: it stays where indirect branches must meet it.
 pub fn skip_endbr(code: &[u8]) -> usize {
-    if code.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 }
+    if code.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) {
+        4
+    } else {
+        0
+    }
 }
 
 impl Site<'_> {
@@ -84,7 +88,11 @@ impl Site<'_> {
 
 /// The one byte that a pun changes.
 pub fn pun_edit(site: &Site<'_>) -> Option<Edit> {
-    Some(Edit { at: site.at, original: vec![*site.code.first()?], redirected: vec![JMP_REL32] })
+    Some(Edit {
+        at: site.at,
+        original: vec![*site.code.first()?],
+        redirected: vec![JMP_REL32],
+    })
 }
 
 /// Where a `jmp rel32` at the entry leads when bytes 1..4 stay as they are (as they will be: `following` are the four
@@ -130,8 +138,7 @@ pub fn continuation(site: &Site<'_>, to: u64) -> Result<Continuation, NotRedirec
         }
         FlowControl::IndirectCall => {
             // The operand may depend on rsp, which the push moves.
-            if first.op0_kind() == OpKind::Memory
-                && first.memory_base() == iced_x86::Register::RSP
+            if first.op0_kind() == OpKind::Memory && first.memory_base() == iced_x86::Register::RSP
                 || first.op0_register() == iced_x86::Register::RSP
             {
                 return Err(NotRedirectable::Immovable);
@@ -144,7 +151,9 @@ pub fn continuation(site: &Site<'_>, to: u64) -> Result<Continuation, NotRedirec
             });
             block.push(jump);
         }
-        FlowControl::Call | FlowControl::Interrupt | FlowControl::Exception
+        FlowControl::Call
+        | FlowControl::Interrupt
+        | FlowControl::Exception
         | FlowControl::XbeginXabortXend => {
             return Err(NotRedirectable::Immovable);
         }
@@ -165,7 +174,9 @@ pub fn continuation(site: &Site<'_>, to: u64) -> Result<Continuation, NotRedirec
         BlockEncoderOptions::NONE,
     )
     .map_err(immovable)?;
-    Ok(Continuation { bytes: encoded.code_buffer })
+    Ok(Continuation {
+        bytes: encoded.code_buffer,
+    })
 }
 
 /// `push imm32; movl imm32,4(%rsp)`: a 64-bit constant without a register.
@@ -200,22 +211,32 @@ pub fn swap_edits(
     };
     let original = |at: u64, len: usize| -> Option<Vec<u8>> {
         let bytes = if at >= site.at {
-            site.code.get(usize::try_from(at - site.at).ok()?..)?.get(..len)?
+            site.code
+                .get(usize::try_from(at - site.at).ok()?..)?
+                .get(..len)?
         } else {
-            let start = before.len().checked_sub(usize::try_from(function.checked_sub(at)?).ok()?)?;
+            let start = before
+                .len()
+                .checked_sub(usize::try_from(function.checked_sub(at)?).ok()?)?;
             before.get(start..start.checked_add(len)?)?
         };
         Some(bytes.to_vec())
     };
     let edit = |at: u64, redirected: Vec<u8>| -> Option<Edit> {
-        Some(Edit { at, original: original(at, redirected.len())?, redirected })
+        Some(Edit {
+            at,
+            original: original(at, redirected.len())?,
+            redirected,
+        })
     };
     if branches_into(site, length.min(CLAIM)) {
         return Err(NotRedirectable::BranchInto);
     }
     let direct = || edit(site.at, jump_at(site.at)?);
     if length >= CLAIM {
-        return direct().map(|edit| vec![edit]).ok_or(NotRedirectable::NoNearMemory);
+        return direct()
+            .map(|edit| vec![edit])
+            .ok_or(NotRedirectable::NoNearMemory);
     }
     if length < 2 {
         return Err(NotRedirectable::NoRoom);
@@ -238,11 +259,16 @@ pub fn swap_edits(
 
 /// Whether the function branches into bytes 1..end of its own entry.
 fn branches_into(site: &Site<'_>, end: usize) -> bool {
-    let body = site.code.get(..site.len.min(site.code.len())).unwrap_or_default();
-    Decoder::with_ip(64, body, site.at, DecoderOptions::NONE).into_iter().any(|instruction| {
-        let target = instruction.near_branch_target();
-        target > site.at && target < site.at + end as u64
-    })
+    let body = site
+        .code
+        .get(..site.len.min(site.code.len()))
+        .unwrap_or_default();
+    Decoder::with_ip(64, body, site.at, DecoderOptions::NONE)
+        .into_iter()
+        .any(|instruction| {
+            let target = instruction.near_branch_target();
+            target > site.at && target < site.at + end as u64
+        })
 }
 
 /// Five bytes of NOPs that end right before the function.

@@ -47,12 +47,7 @@ fn features(xstate: &[u8]) -> Option<(u64, usize)> {
 
 /// Builds the frame below the red zone of a stopped task. Returns its address, which is the stack pointer for the
 /// call, and its bytes; `None` when the extended state can't be carried or the stack pointer is nonsense.
-pub fn frame(
-    saved: &Registers,
-    mask: u64,
-    xstate: &[u8],
-    restorer: u64,
-) -> Option<(u64, Vec<u8>)> {
+pub fn frame(saved: &Registers, mask: u64, xstate: &[u8], restorer: u64) -> Option<(u64, Vec<u8>)> {
     let (features, size) = features(xstate)?;
     let top = saved.rsp.checked_sub(RED_ZONE)?;
     let fpstate = top.checked_sub(size as u64 + 4)? & !63;
@@ -93,9 +88,11 @@ pub fn frame(
     let sw = state.get_mut(SW_BYTES..FXSAVE)?;
     sw.fill(0);
     sw.get_mut(0..4)?.copy_from_slice(&MAGIC1.to_le_bytes());
-    sw.get_mut(4..8)?.copy_from_slice(&(size as u32 + 4).to_le_bytes());
+    sw.get_mut(4..8)?
+        .copy_from_slice(&(size as u32 + 4).to_le_bytes());
     sw.get_mut(8..16)?.copy_from_slice(&features.to_le_bytes());
-    sw.get_mut(16..20)?.copy_from_slice(&(size as u32).to_le_bytes());
+    sw.get_mut(16..20)?
+        .copy_from_slice(&(size as u32).to_le_bytes());
     out.append(&mut state);
     out.extend_from_slice(&MAGIC2.to_le_bytes());
     Some((base, out))

@@ -39,8 +39,7 @@ const ERESTART_RESTARTBLOCK: i64 = -516;
 /// rt_sigtimedwait, semop, semtimedop, io_getevents, io_pgetevents, io_uring_enter. Not `close`: it must never be
 /// made twice.
 pub const EINTR_REPAIR: [i64; 22] = [
-    232, 281, 441, 0, 19, 45, 47, 299, 43, 288, 42, 1, 20, 44, 46, 307, 128, 65, 220, 208, 333,
-    426,
+    232, 281, 441, 0, 19, 45, 47, 299, 43, 288, 42, 1, 20, 44, 46, 307, 128, 65, 220, 208, 333, 426,
 ];
 
 /// Whether the registers show a call that our interruption ended and that nobody else would restart.
@@ -69,7 +68,13 @@ pub fn is_64_bit(regs: &Registers) -> bool {
 }
 
 /// Registers that make the task perform one call at `gadget` (`syscall; ret`) and then return through the frame.
-pub fn prepare_call(saved: &Registers, gadget: u64, frame: u64, number: u64, args: [u64; 6]) -> Registers {
+pub fn prepare_call(
+    saved: &Registers,
+    gadget: u64,
+    frame: u64,
+    number: u64,
+    args: [u64; 6],
+) -> Registers {
     let mut regs = *saved;
     regs.rip = gadget;
     regs.rsp = frame;
