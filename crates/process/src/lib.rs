@@ -3,6 +3,7 @@
 //! [`engine::Engine`] is a process under the hands of one command. See ARCHITECTURE.md for the idea.
 
 pub mod arch;
+pub mod boost;
 pub mod engine;
 pub mod error;
 pub mod link;

@@ -5,9 +5,31 @@ use crate::memory::Memory;
 use crate::sys::{self, Tid};
 use livegraft_model::Listing;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
+
+/// Reads a small file of /proc in as few calls as it takes; most need one.
+pub fn read_proc(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut text = vec![0; 4096];
+    let mut filled = 0;
+    while let Some(room) = text.get_mut(filled..) {
+        match file.read(room)? {
+            0 => break,
+            got => filled += got,
+        }
+        if filled == text.len() {
+            text.resize(filled.saturating_mul(2), 0);
+        }
+    }
+    text.truncate(filled);
+    Ok(text)
+}
+
+fn read_proc_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_proc(path)?).map_err(|_| io::ErrorKind::InvalidData.into())
+}
 
 /// Names one task. The inode of its /proc directory tells a recycled number from the task that had it before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,7 +58,7 @@ impl Task {
 
     /// How often it has been scheduled away: unchanged while asleep means that it has not run.
     pub fn switches(&self) -> Option<Switches> {
-        let status = fs::read_to_string(self.dir().join("status")).ok()?;
+        let status = read_proc_text(&self.dir().join("status")).ok()?;
         let field = |name: &str| {
             status
                 .lines()
@@ -76,7 +98,7 @@ pub struct Stat {
 impl Stat {
     /// Reads and parses a `stat` file; the name in it may contain anything.
     pub fn read(path: &Path) -> Option<Stat> {
-        let text = fs::read(path).ok()?;
+        let text = read_proc(path).ok()?;
         let after = text.iter().rposition(|&byte| byte == b')')?;
         let text = std::str::from_utf8(text.get(after.checked_add(2)?..)?).ok()?;
         let fields: Vec<&str> = text.split_ascii_whitespace().collect();
@@ -101,7 +123,7 @@ impl Stat {
 
 /// A field of a `status` file.
 pub fn status_field(dir: &Path, name: &str) -> Option<String> {
-    let status = fs::read_to_string(dir.join("status")).ok()?;
+    let status = read_proc_text(&dir.join("status")).ok()?;
     status
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))

@@ -74,16 +74,17 @@ impl Gadgets {
 pub struct Host<'a> {
     process: &'a Process,
     gadgets: &'a Gadgets,
-    task: Stopped,
+    task: Box<Stopped>,
     mask: u64,
     frame: u64,
 }
 
 /// How well a task would do: lower is better.
 fn suitability(task: &Task) -> u32 {
-    let Ok(text) = std::fs::read_to_string(task.dir().join("syscall")) else {
+    let Ok(text) = crate::process::read_proc(&task.dir().join("syscall")) else {
         return u32::MAX;
     };
+    let text = String::from_utf8_lossy(&text);
     let mut words = text.split_ascii_whitespace();
     let parse = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
     match words.next().map(|number| (number, number.parse::<u64>())) {
@@ -156,7 +157,7 @@ impl<'a> Host<'a> {
     fn new(
         process: &'a Process,
         gadgets: &'a Gadgets,
-        task: Stopped,
+        task: Box<Stopped>,
     ) -> Result<Host<'a>, &'static str> {
         let regs = &task.regs;
         if !arch::is_64_bit(regs) || regs.rip == 0 {
@@ -244,7 +245,7 @@ impl<'a> Host<'a> {
         let mut at_exit = false;
         loop {
             sys::resume_to_syscall(tid, 0)?;
-            match sys::wait(tid, CALL_BOUND)? {
+            match self.task.wait(CALL_BOUND)? {
                 Some(Stop::Syscall) if at_exit => break,
                 Some(Stop::Syscall) => at_exit = true,
                 Some(Stop::Event | Stop::Other | Stop::Signal(_)) => {}
@@ -260,7 +261,7 @@ impl<'a> Host<'a> {
         sys::interrupt(tid)?;
         sys::resume(tid, 0)?;
         loop {
-            match sys::wait(tid, CALL_BOUND)? {
+            match self.task.wait(CALL_BOUND)? {
                 Some(Stop::Event) => break,
                 Some(Stop::Signal(signal)) => sys::resume(tid, signal)?,
                 Some(Stop::Syscall | Stop::Other) => sys::resume(tid, 0)?,

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Thread id.
@@ -330,4 +331,69 @@ pub fn run_first(first: bool) -> bool {
     };
     // SAFETY: the kernel reads one sched_param.
     unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &param) == 0 }
+}
+
+/// Our own thread's number.
+pub fn own_tid() -> Tid {
+    // SAFETY: no arguments.
+    unsafe { libc::gettid() }
+}
+
+/// The futex that a task is said to own while we lend it our priority.
+static LOAN: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn forget_loan(_signal: libc::c_int) {
+    LOAN.store(0, Ordering::SeqCst);
+}
+
+fn loan_signal() -> libc::c_int {
+    libc::SIGRTMIN() + 7
+}
+
+/// Installs the handler that [`end_loan`] needs.
+pub fn prepare_loans() {
+    // SAFETY: the handler only stores to an atomic.
+    unsafe {
+        let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
+        action.sa_sigaction = forget_loan as extern "C" fn(libc::c_int) as usize;
+        libc::sigaction(loan_signal(), &action, std::ptr::null_mut());
+    }
+}
+
+/// Waits, at most `longest`, for a futex that `owner` is said to own: meanwhile it inherits this thread's priority.
+pub fn lend_priority(owner: Tid, longest: Duration) {
+    let until = std::time::SystemTime::now() + longest;
+    let until = until
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let until = libc::timespec {
+        tv_sec: libc::time_t::try_from(until.as_secs()).unwrap_or(0),
+        tv_nsec: libc::c_long::from(until.subsec_nanos()),
+    };
+    LOAN.store(owner as u32, Ordering::SeqCst);
+    // SAFETY: the word is static and the timespec is read only during the call. When the call takes the lock (the
+    // owner is gone, or `end_loan` has cleared the word), nobody else waits for it.
+    unsafe {
+        // Not FUTEX_PRIVATE: the owner is a task of another process.
+        let operation = libc::FUTEX_LOCK_PI;
+        libc::syscall(libc::SYS_futex, LOAN.as_ptr(), operation, 0, &until);
+    }
+    LOAN.store(0, Ordering::SeqCst);
+}
+
+/// Ends the wait of [`lend_priority`] in another thread of ours: the interrupted call finds the futex free.
+pub fn end_loan(thread: Tid) {
+    // SAFETY: numbers only.
+    unsafe {
+        libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, loan_signal());
+    }
+}
+
+/// The highest priority among ordinary tasks (nice -20), where we may: what is slow on a busy machine is our own
+/// waiting for a processor.
+pub fn be_quick() {
+    // SAFETY: numbers only.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, -20);
+    }
 }

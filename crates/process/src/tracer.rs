@@ -2,16 +2,19 @@
 //! task stops at every signal it receives.
 
 use crate::arch;
+use crate::boost::{Booster, Loan};
 use crate::process::{Stat, Task};
 use crate::sys::{self, Registers, Stop, Tid};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// How long one visit waits for a task that does not run to stop. A vfork parent does not stop until its child execs.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How long it waits for one that only needs its turn on a processor: it is not standing still for us meanwhile.
+/// A task that has not stopped by then waits for its turn on a processor: we lend it our priority.
+const PROMPT: Duration = Duration::from_micros(300);
+/// How long a visit waits for a task that only needs its turn: it is not standing still for us meanwhile.
 const TURN: Duration = Duration::from_secs(2);
 
 /// What the visits of one command cost the target.
@@ -37,14 +40,26 @@ pub struct Stopped {
     pub regs: Registers,
     repair: bool,
     since: Instant,
+    booster: Lender,
+    loan: Option<Loan>,
     _hurry: Hurry,
+}
+
+/// The thread that lends our priority, started when it is first needed.
+#[derive(Debug, Clone, Default)]
+struct Lender(Rc<OnceCell<Option<Booster>>>);
+
+impl Lender {
+    fn lend(&self, tid: Tid) -> Option<Loan> {
+        self.0.get_or_init(Booster::start).as_ref()?.lend(tid)
+    }
 }
 
 /// What trying to stop a task came to.
 #[derive(Debug)]
 pub enum Stopping {
     /// It stands still.
-    Stopped(Stopped),
+    Stopped(Box<Stopped>),
     /// It ended, or is ending.
     Gone,
     /// It did not stop in time.
@@ -57,6 +72,7 @@ pub enum Stopping {
 #[derive(Debug, Default)]
 pub struct Tracer {
     cost: Rc<Cell<Cost>>,
+    booster: Lender,
     /// Seized, told to stop, and not there yet.
     late: BTreeSet<Tid>,
 }
@@ -85,7 +101,8 @@ impl Tracer {
             self.forget(tid);
             return Stopping::Gone;
         }
-        let mut bound = PATIENCE;
+        let mut bound = PROMPT;
+        let mut loan = None;
         loop {
             match sys::wait(tid, bound.saturating_sub(asked.elapsed())) {
                 Ok(Some(Stop::Event)) => break,
@@ -93,6 +110,10 @@ impl Tracer {
                 Ok(Some(Stop::Syscall | Stop::Other)) => drop(sys::resume(tid, 0)),
                 Ok(Some(Stop::Exited)) | Err(_) => {
                     return Stopping::Gone;
+                }
+                Ok(None) if bound == PROMPT => {
+                    bound = PATIENCE;
+                    loan = self.booster.lend(tid);
                 }
                 Ok(None) if bound == PATIENCE && needs_its_turn(task) => bound = TURN,
                 Ok(None) => {
@@ -102,6 +123,7 @@ impl Tracer {
             }
         }
         let seen = Instant::now();
+        drop(loan);
         let Ok(mut regs) = sys::registers(tid) else {
             self.forget(tid);
             return Stopping::Gone;
@@ -115,14 +137,16 @@ impl Tracer {
         cost.stops += 1;
         cost.most_stopped = cost.most_stopped.max(at_once);
         self.cost.set(cost);
-        Stopping::Stopped(Stopped {
+        Stopping::Stopped(Box::new(Stopped {
             cost: self.cost.clone(),
             tid,
             regs,
             repair,
             since: seen,
+            booster: self.booster.clone(),
+            loan: None,
             _hurry: hurry,
-        })
+        }))
     }
 
     /// Lets go of a task that may or may not be stopped.
@@ -208,9 +232,20 @@ impl Stopped {
         sys::set_registers(self.tid, &self.regs)
     }
 
-    /// How long it has been standing still.
-    pub fn stopped_for(&self) -> Duration {
-        self.since.elapsed()
+    /// Waits for the next report of a task that was let run for a moment, on our priority when that takes long.
+    ///
+    /// # Errors
+    /// ECHILD: it is gone.
+    pub fn wait(&mut self, bound: Duration) -> std::io::Result<Option<Stop>> {
+        match sys::wait(self.tid, PROMPT)? {
+            None => {
+                if self.loan.is_none() {
+                    self.loan = self.booster.lend(self.tid);
+                }
+                sys::wait(self.tid, bound)
+            }
+            stop => Ok(stop),
+        }
     }
 }
 
@@ -219,6 +254,7 @@ impl Drop for Stopped {
         if self.repair {
             let _ = sys::set_register(self.tid, arch::RAX, self.regs.rax);
         }
+        self.loan = None;
         let _ = sys::detach(self.tid);
         let mut cost = self.cost.get();
         cost.longest_stop = cost.longest_stop.max(self.since.elapsed());

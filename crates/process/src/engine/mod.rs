@@ -71,6 +71,7 @@ impl Engine {
                 other: other.map(|controller| controller.pid),
             });
         }
+        sys::be_quick();
         let mut engine = Engine::open(pid, Some(lock))?;
         if let Some(tracer) = engine.process.tracer() {
             return Err(traced(pid, tracer));
