@@ -2,7 +2,7 @@
 
 use livegraft_patchfile::Error as PatchError;
 use livegraft_process::Error as ProcessError;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -57,12 +57,10 @@ impl Failure {
     pub fn print(&self, json: bool) -> ExitCode {
         let message = self.to_string();
         if json {
-            println!(
-                "{}",
-                serde_json::json!({"error": {"kind": self.kind(), "message": message}})
-            );
+            let error = serde_json::json!({"error": {"kind": self.kind(), "message": message}});
+            let _ = writeln!(io::stdout(), "{error}");
         }
-        eprintln!("livegraft: {message}");
+        let _ = writeln!(io::stderr(), "livegraft: {message}");
         ExitCode::from(1)
     }
 }

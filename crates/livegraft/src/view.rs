@@ -5,6 +5,7 @@ use livegraft_patchfile::Info;
 use livegraft_process::engine::{Blocked, Ended, Overview, Report, TaskView, TransitionView};
 use serde::Serialize;
 use std::fmt::{self, Write};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Transitioned {
     longest_stop_us: u128,
     most_stopped: u64,
     blocked: Vec<BlockedTask>,
+    #[serde(skip)]
+    ended: Ended,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,7 +98,7 @@ impl Transitioned {
             result: match report.ended {
                 Ended::Loaded => "loaded",
                 Ended::Unloaded => "unloaded",
-                Ended::Reversed => "reversed",
+                Ended::Reversed | Ended::TakenBack => "reversed",
                 Ended::TimedOut => "timed-out",
             },
             tasks: report.tasks,
@@ -115,13 +118,15 @@ impl Transitioned {
             longest_stop_us: report.longest_stop.as_micros(),
             most_stopped: report.most_stopped,
             blocked: report.blocked.iter().map(BlockedTask::new).collect(),
+            ended: report.ended,
         }
     }
 
     fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self.result {
-            "reversed" => 3,
-            "timed-out" => 4,
+        ExitCode::from(match self.ended {
+            Ended::Reversed => 3,
+            Ended::TimedOut => 4,
+            // A forked child has been left in transition.
             _ if !self.blocked.is_empty() => 4,
             _ => 0,
         })
@@ -133,22 +138,26 @@ impl fmt::Display for Transitioned {
         let Transitioned {
             patch, pid, tasks, ..
         } = self;
-        match self.result {
-            "loaded" => write!(
+        match self.ended {
+            Ended::Loaded => write!(
                 f,
                 "Patch {patch} is loaded into process {pid}: {tasks} tasks run it"
             )?,
-            "unloaded" => {
+            Ended::Unloaded => {
                 write!(
                     f,
                     "Patch {patch} is unloaded from process {pid}: {tasks} tasks are back"
                 )?;
             }
-            "reversed" => write!(
+            Ended::TakenBack => write!(
+                f,
+                "The transition of patch {patch} in process {pid} is reversed: {tasks} tasks are where they were"
+            )?,
+            Ended::Reversed => write!(
                 f,
                 "Time ran out; patch {patch} of process {pid} was taken back: {tasks} tasks are where they were"
             )?,
-            _ => write!(
+            Ended::TimedOut => write!(
                 f,
                 "Time ran out; the transition of patch {patch} in process {pid} is open: {tasks} tasks have moved, \
                  {} have not. `livegraft resume` goes on, `livegraft reverse` takes it back",
@@ -457,7 +466,8 @@ impl Shown {
         } else {
             self.write_text(&mut text)
         };
-        print!("{text}");
+        // Whoever reads may have left; what was done is done all the same.
+        let _ = std::io::stdout().write_all(text.as_bytes());
         match self {
             Shown::Transition(transitioned) => transitioned.exit_code(),
             _ => ExitCode::SUCCESS,

@@ -40,6 +40,8 @@ pub enum Ended {
     Loaded,
     /// The patch is unloaded.
     Unloaded,
+    /// Everyone was brought back, as `reverse` was told to.
+    TakenBack,
     /// Time ran out and everyone was brought back.
     Reversed,
     /// Time ran out and the transition is open.
@@ -180,7 +182,16 @@ impl Engine {
             .cloned()
             .ok_or(Refusal::NothingOpen)?;
         self.turn_round()?;
-        self.run(open.patch, options, progress)
+        // Turning round again when time runs out would undo what was asked for.
+        let options = Options {
+            on_timeout: OnTimeout::Leave,
+            ..*options
+        };
+        let mut report = self.run(open.patch, &options, progress)?;
+        if report.ended != Ended::TimedOut {
+            report.ended = Ended::TakenBack;
+        }
+        Ok(report)
     }
 
     fn busy(&self) -> Error {
