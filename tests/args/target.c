@@ -1,6 +1,7 @@
 // Arguments and results of every shape survive the redirection: registers, stack, floating point, vectors, varargs,
 // structs, recursion. The new versions add 1 to everything.
 //
+//# layout: random
 //# target: gcc,clang -O0,-O2 pie,no-pie
 //# patch: gcc,clang -O0,-O2 pic
 //# entry: auto,pun?,swap?
@@ -9,28 +10,6 @@
 
 #define OLD(name) name
 DEFINE_SHAPES(OLD, OLD, 0, PATCHABLE)
-
-__attribute__((target("avx"))) static int wide_supported(void)
-{
-	return __builtin_cpu_supports("avx");
-}
-
-// __m256 as bytes of memory: passed in ymm registers by the wrapper below, where the CPU has them.
-__attribute__((target("avx"))) PATCHABLE __m256 wide(__m256 a, __m256 b)
-{
-	BARRIER();
-	return a + b;
-}
-
-__attribute__((target("avx"))) static int wide_off(void)
-{
-	float out[8];
-	_mm256_storeu_ps(out, wide(_mm256_set1_ps(1.5f), _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7)));
-	for (int i = 1; i < 8; i++)
-		if (out[i] != out[0] + i)
-			return 99;
-	return (int)(out[0] - 1.5f);
-}
 
 static long triple(long x)
 {
@@ -79,8 +58,6 @@ static int measure(int *into)
 	long deep = recursive(40);
 	if (deep != 40 && deep != 80)
 		scn_broken("recursive(40) is %ld: old and new were mixed", deep);
-	if (wide_supported())
-		OFF(wide_off());
 	return (int)(off - into);
 }
 

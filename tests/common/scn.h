@@ -30,6 +30,8 @@ __attribute__((unused)) static const char *scn_check(void);
 __attribute__((unused)) static const char *scn_command(const char *line);
 
 static atomic_int scn_hushed;
+// Removes what would outlive the program, also when it ends because something is broken.
+static void (*scn_cleanup)(void);
 
 __attribute__((unused, format(printf, 1, 2))) static void scn_broken(const char *format, ...)
 {
@@ -45,6 +47,8 @@ __attribute__((unused, format(printf, 1, 2))) static void scn_broken(const char 
 	text[length++] = '\n';
 	(void)!write(2, "BROKEN: ", 8);
 	(void)!write(2, text, length);
+	if (scn_cleanup)
+		scn_cleanup();
 	abort();
 }
 
@@ -116,6 +120,8 @@ __attribute__((unused)) static void scn_serve(void)
 			atomic_store(&scn_hushed, 1);
 			scn_say("ok");
 		} else if (!strcmp(line, "quit")) {
+			// What ends now may look broken to the threads that are still running.
+			atomic_store(&scn_hushed, 1);
 			scn_say("ok");
 			exit(0);
 		} else {

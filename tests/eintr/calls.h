@@ -336,6 +336,12 @@ static void set_timeout(int fd, int option)
 	setsockopt(fd, SOL_SOCKET, option, &time, sizeof time);
 }
 
+static void remove_ipc(void)
+{
+	msgctl(message_queue, IPC_RMID, NULL);
+	semctl(semaphores, 0, IPC_RMID);
+}
+
 static void prepare_helpers(void)
 {
 	sigset_t set;
@@ -379,13 +385,6 @@ static void prepare_helpers(void)
 	flock(lock_fd[0], LOCK_EX);
 	struct flock lock = { .l_type = F_WRLCK };
 	(void)fcntl(lock_fd[0], F_OFD_SETLK, &lock);
-	// Removed at once when the last user goes: the harness ends us with quit, see remove_ipc().
-	extern void remove_ipc(void);
 	atexit(remove_ipc);
-}
-
-void remove_ipc(void)
-{
-	msgctl(message_queue, IPC_RMID, NULL);
-	semctl(semaphores, 0, IPC_RMID);
+	scn_cleanup = remove_ipc;
 }

@@ -1,6 +1,7 @@
 // Entries of every awkward kind, one at a time and by each entry method in turn. Meanwhile a task that is held in its
 // old universe calls the original functions through the redirected entries.
 //
+//# layout: random
 //# target: gcc -O2 pie,no-pie
 //# source: funcs.S
 //

@@ -1,6 +1,7 @@
 // Leaf functions keep values below the stack pointer; a task stopped in one must find them again. One of the leaves is
 // replaced itself.
 //
+//# layout: random
 //# target: gcc,clang -O1,-O2 pie,no-pie
 #include "scn.h"
 

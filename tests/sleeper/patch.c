@@ -6,11 +6,12 @@ extern void job_entered(int version);
 extern void job_sleep(void);
 extern void job_left(int version);
 
-static void lp_job(void)
+static long lp_job(long rounds)
 {
 	job_entered(2);
 	job_sleep();
 	job_left(2);
+	return rounds + 1;
 }
 
 static int lp_tick(int x)

@@ -1,4 +1,4 @@
-// A task asleep inside the replaced job() of `for (;;) job();`, and workers that call another replaced function.
+// A task asleep inside the replaced job() of `for (;;) job();` (in essence), and workers that call another replaced function.
 //
 //# target: gcc,clang -O2 pie
 //
@@ -16,13 +16,13 @@ static struct {
 // Read by job(), whichever version: the one that the sleeper is in.
 atomic_int sleeper_version;
 
-void job_entered(int version)
+__attribute__((noinline)) void job_entered(int version)
 {
 	atomic_store(&sleeper_version, version);
 	atomic_fetch_add(&entered, 1);
 }
 
-void job_sleep(void)
+__attribute__((noinline)) void job_sleep(void)
 {
 	char byte;
 	ssize_t got;
@@ -32,18 +32,21 @@ void job_sleep(void)
 		scn_broken("the sleeper's read returned %zd", got);
 }
 
-void job_left(int version)
+__attribute__((noinline)) void job_left(int version)
 {
 	if (atomic_load(&sleeper_version) != version)
 		scn_broken("job() entered in version %d and left in %d", sleeper_version, version);
 	atomic_fetch_add(version == 1 ? &left_old : &left_new, 1);
 }
 
-PATCHABLE void job(void)
+// The argument is used after the calls, so that the function begins with more than a push.
+PATCHABLE long job(long rounds)
 {
+	__asm__ volatile("" : "+b"(rounds));
 	job_entered(1);
 	job_sleep();
 	job_left(1);
+	return rounds + 1;
 }
 
 PATCHABLE int tick(int x)
@@ -54,8 +57,8 @@ PATCHABLE int tick(int x)
 
 static void *sleeper(void *argument)
 {
-	for (;;)
-		job();
+	for (long rounds = 0;;)
+		rounds = job(rounds);
 	return argument;
 }
 

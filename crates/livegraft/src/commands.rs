@@ -171,10 +171,12 @@ pub fn list(pid: Option<i32>) -> Outcome {
 
 pub fn status(pid: i32) -> Outcome {
     let mut engine = Engine::inspect(pid)?;
-    if !engine.is_known() {
-        return Err(livegraft_process::Error::NotPatched(pid).into());
-    }
     let overview = engine.overview();
-    let tasks = engine.tasks()?;
+    // A process that was never patched need not be stopped to say so.
+    let tasks = if engine.is_known() {
+        engine.tasks()?
+    } else {
+        Vec::new()
+    };
     Ok(Shown::Status(Status::new(&overview, &tasks)))
 }

@@ -21,7 +21,10 @@ fn unloaded(livepatch: &mut Livepatch, name: &str) {
 }
 
 fn runs(livepatch: &Livepatch, slot: Slot) -> Version {
-    livepatch.universe(livepatch.settled()).expect("it is live").version(slot)
+    livepatch
+        .universe(livepatch.settled())
+        .expect("it is live")
+        .version(slot)
 }
 
 #[test]
@@ -29,11 +32,17 @@ fn load_then_unload_is_universe_zero_again() {
     let mut livepatch = Livepatch::default();
     let id = loaded(&mut livepatch, "fix", &[FOO]);
     assert_eq!(runs(&livepatch, FOO), Version::Patched(id));
-    assert_eq!(livepatch.redirected().into_iter().collect::<Vec<_>>(), [FOO]);
+    assert_eq!(
+        livepatch.redirected().into_iter().collect::<Vec<_>>(),
+        [FOO]
+    );
     unloaded(&mut livepatch, "fix");
     assert_eq!(livepatch.settled(), UniverseId::ORIGINAL);
     assert!(livepatch.redirected().is_empty());
-    assert_eq!(livepatch.patch(id).map(|patch| patch.state), Some(PatchState::Disabled));
+    assert_eq!(
+        livepatch.patch(id).map(|patch| patch.state),
+        Some(PatchState::Disabled)
+    );
 }
 
 #[test]
@@ -78,7 +87,10 @@ fn one_transition_at_a_time() {
 fn the_same_twice_is_refused() {
     let mut livepatch = Livepatch::default();
     loaded(&mut livepatch, "one", &[FOO]);
-    assert_eq!(livepatch.may_load("one"), Err(Refusal::AlreadyLoaded("one".to_owned())));
+    assert_eq!(
+        livepatch.may_load("one"),
+        Err(Refusal::AlreadyLoaded("one".to_owned()))
+    );
     unloaded(&mut livepatch, "one");
     assert_eq!(livepatch.may_load("one"), Ok(()));
     let refused = livepatch.begin_unload("one").err();
@@ -92,19 +104,28 @@ fn a_reversed_load_leaves_nothing_and_a_reversed_unload_everything() {
     let id = livepatch.add("fix", vec![FOO]);
     livepatch.begin_load(id).expect("nothing is open");
     let turned = livepatch.reverse().expect("one is open").clone();
-    assert_eq!((turned.heading(), turned.to), (Operation::Unload, UniverseId::ORIGINAL));
+    assert_eq!(
+        (turned.heading(), turned.to),
+        (Operation::Unload, UniverseId::ORIGINAL)
+    );
     // While tasks may still be in the new universe its slots stay redirected.
     assert!(livepatch.redirected().contains(&FOO));
     livepatch.complete().expect("one is open");
     assert!(livepatch.redirected().is_empty());
-    assert_eq!(livepatch.patch(id).map(|patch| patch.state), Some(PatchState::Disabled));
+    assert_eq!(
+        livepatch.patch(id).map(|patch| patch.state),
+        Some(PatchState::Disabled)
+    );
 
     livepatch.begin_load(id).expect("nothing is open");
     livepatch.complete().expect("one is open");
     livepatch.begin_unload("fix").expect("it is loaded");
     livepatch.reverse().expect("one is open");
     livepatch.complete().expect("one is open");
-    assert_eq!(livepatch.patch(id).map(|patch| patch.state), Some(PatchState::Enabled));
+    assert_eq!(
+        livepatch.patch(id).map(|patch| patch.state),
+        Some(PatchState::Enabled)
+    );
     assert_eq!(runs(&livepatch, FOO), Version::Patched(id));
 }
 
@@ -124,15 +145,21 @@ fn every_version_that_differs_is_replaced_whatever_its_age() {
     let two = livepatch.add("two", vec![FOO]);
     let open = livepatch.begin_load(two).expect("nothing is open").clone();
     // BAR stays as patch one has it: a task inside it may move.
-    assert_eq!(livepatch.replaced(open.from, open.to), [(FOO, Version::Patched(one))]);
+    assert_eq!(
+        livepatch.replaced(open.from, open.to),
+        [(FOO, Version::Patched(one))]
+    );
     // A straggler in the original universe leaves two originals behind.
     assert_eq!(
         livepatch.replaced(UniverseId::ORIGINAL, open.to),
         [(FOO, Version::Original), (BAR, Version::Original)]
     );
     // What tasks of any live universe may return to must stay.
-    for version in [(FOO, Version::Original), (FOO, Version::Patched(one)), (FOO, Version::Patched(two))]
-    {
+    for version in [
+        (FOO, Version::Original),
+        (FOO, Version::Patched(one)),
+        (FOO, Version::Patched(two)),
+    ] {
         assert!(livepatch.reachable().contains(&version), "{version:?}");
     }
 }
@@ -141,8 +168,14 @@ fn every_version_that_differs_is_replaced_whatever_its_age() {
 fn who_may_move() {
     let (from, to) = (UniverseId(1), UniverseId(2));
     let clean = Look::default();
-    let holds = Look { holds_replaced: true, ..clean };
-    let switching = Look { mid_switch: true, ..clean };
+    let holds = Look {
+        holds_replaced: true,
+        ..clean
+    };
+    let switching = Look {
+        mid_switch: true,
+        ..clean
+    };
     let waiting = |to| Standing::Waiting { from, to };
     assert_eq!(Verdict::of(Standing::In(to), holds, to), Verdict::Settled);
     assert_eq!(Verdict::of(Standing::In(from), clean, to), Verdict::Move);
@@ -167,5 +200,10 @@ fn universes_with_equal_contents_are_one() {
     livepatch.complete().expect("one is open");
     assert_eq!(runs(&livepatch, FOO), Version::Patched(one));
     assert_eq!(livepatch.universes().count(), 2);
-    assert_eq!(Universe::of_stack([(one, [FOO].as_slice())]).patched().count(), 1);
+    assert_eq!(
+        Universe::of_stack([(one, [FOO].as_slice())])
+            .patched()
+            .count(),
+        1
+    );
 }

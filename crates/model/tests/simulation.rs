@@ -58,7 +58,11 @@ impl World<'_> {
             2 if self.tasks.len() < 40 => {
                 // clone: the creator's universe, an empty stack.
                 let standing = self.tasks[index].standing;
-                self.tasks.push(Simulated { id: self.next_id, standing, stack: Vec::new() });
+                self.tasks.push(Simulated {
+                    id: self.next_id,
+                    standing,
+                    stack: Vec::new(),
+                });
                 self.next_id += 1;
             }
             3 if self.tasks.len() > 1 => {
@@ -74,20 +78,31 @@ impl World<'_> {
         let task = self.tasks[index].clone();
         if let Standing::Waiting { from, to } = task.standing
             && !self.livepatch.replaced(from, to).is_empty()
-            && self.livepatch.replaced(from, to).iter().any(|(replaced, _)| *replaced == slot)
+            && self
+                .livepatch
+                .replaced(from, to)
+                .iter()
+                .any(|(replaced, _)| *replaced == slot)
             && !self.holds(&task, to)
         {
             self.tasks[index].standing = Standing::In(to);
         }
         let runs = self.tasks[index].standing.runs();
-        let version = self.livepatch.universe(runs).expect("a live universe").version(slot);
+        let version = self
+            .livepatch
+            .universe(runs)
+            .expect("a live universe")
+            .version(slot);
         self.tasks[index].stack.push((slot, version));
     }
 
     /// Invariant 2: what is on a stack is what the task's universe names.
     fn check(&self) {
         for task in &self.tasks {
-            let universe = self.livepatch.universe(task.standing.runs()).expect("a live universe");
+            let universe = self
+                .livepatch
+                .universe(task.standing.runs())
+                .expect("a live universe");
             for &(slot, version) in &task.stack {
                 assert_eq!(universe.version(slot), version, "{task:?}");
             }
@@ -105,7 +120,10 @@ impl Target for World<'_> {
         if forget {
             tasks.pop();
         }
-        Ok(Listing { tasks, complete: !forget })
+        Ok(Listing {
+            tasks,
+            complete: !forget,
+        })
     }
 
     fn visit(
@@ -119,7 +137,10 @@ impl Target for World<'_> {
             return Ok(Visit::Gone);
         };
         let task = self.tasks[index].clone();
-        let look = Look { holds_replaced: self.holds(&task, to), mid_switch: false };
+        let look = Look {
+            holds_replaced: self.holds(&task, to),
+            mid_switch: false,
+        };
         let verdict = judge(task.standing, look);
         match verdict {
             Verdict::Move => self.tasks[index].standing = Standing::In(to),
@@ -139,7 +160,11 @@ impl Target for World<'_> {
 
     fn pause(&mut self, round: u32, _settled: usize, _busy: usize) -> Result<Pause, ()> {
         self.live();
-        Ok(if round >= self.patience { Pause::Expired } else { Pause::GoOn })
+        Ok(if round >= self.patience {
+            Pause::Expired
+        } else {
+            Pause::GoOn
+        })
     }
 }
 

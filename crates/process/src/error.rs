@@ -111,7 +111,7 @@ pub enum Error {
     },
     /// Running text differs from the file.
     #[error(
-        "the running code of `{function}` differs from its file at {address:#x} ({found:02x} instead of {wanted:02x}: {guess}); remove that first"
+        "the running code of `{function}` is not what it should be at {address:#x} ({found:02x} instead of {wanted:02x}: {guess}); remove that first"
     )]
     ForeignBytes {
         /// The function.

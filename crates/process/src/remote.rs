@@ -26,6 +26,11 @@ pub struct Gadgets {
 }
 
 impl Gadgets {
+    /// Address of a `syscall; ret`; 0 when there is none.
+    pub fn syscall(&self) -> u64 {
+        self.syscall
+    }
+
     /// Looks for them in the dynamic loader and the C library.
     pub fn find(process: &Process, maps: &[Mapping]) -> Option<Gadgets> {
         let mut found = Gadgets::default();

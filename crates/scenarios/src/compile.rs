@@ -98,11 +98,15 @@ pub fn compile_program(plan: &Plan, build: &Build, main: &str) -> PathBuf {
                 command.arg(so).arg(format!("-Wl,-rpath,{}", dir.display()));
             }
         }
-        command.args(plan.get("link").unwrap_or_default().split_whitespace());
+        command.args(words(plan, "link")).args(words(plan, "flags"));
         let exe = dir.join(plan.name());
         run(command.args(&build.flags).arg("-o").arg(&exe));
         exe
     })
+}
+
+fn words<'a>(plan: &'a Plan, key: &str) -> impl Iterator<Item = &'a str> {
+    plan.get(key).unwrap_or_default().split_whitespace()
 }
 
 fn compile_library(plan: &Plan, build: &Build, source: &str, dir: &Path, common: &Path) -> PathBuf {
@@ -161,6 +165,7 @@ pub fn compile_patch_objects(plan: &Plan, build: &Build) -> Vec<PathBuf> {
             .arg("-I")
             .arg(&plan.dir)
             .args(&build.flags)
+            .args(words(plan, "flags"))
             .arg("-c")
             .arg(&source)
             .arg("-o")

@@ -104,24 +104,67 @@ pub fn matrix(name: &str, arguments: &[&str]) {
                 continue;
             };
             for entry in &entries {
+                let forced = entry.map(|entry| entry.trim_end_matches('?'));
+                // A method with a question mark may be impossible for some function of this build. So may both be in a
+                // program at a low address, where a displacement may lead below 0.
+                let choosy =
+                    entry.is_some_and(|entry| entry.ends_with('?')) || build.shape == "no-pie";
+                let relocations = plan.get("may-refuse").filter(|_| patch.shape == "no-pic");
+                let words = [relocations, choosy.then_some("redirect")];
+                let words: Vec<&str> = words.into_iter().flatten().collect();
                 crate::note(&format!(
                     "{name}: {build}, patch {patch}, entry {}",
                     entry.unwrap_or("auto")
                 ));
-                let target = Target::start(&plan, &exe, arguments);
-                // A method with a question mark may be impossible for some function of this build.
-                let forced = entry.map(|entry| entry.trim_end_matches('?'));
-                let may_refuse = entry
-                    .filter(|entry| entry.ends_with('?'))
-                    .map(|_| "redirect")
-                    .or(plan.get("may-refuse"));
-                if !may_refuse.is_some_and(|words| refused_as_allowed(words, &target, &klp, forced))
-                {
+                let target = start_loadable(&plan, &exe, arguments, &klp, forced, &words.join("|"));
+                if let Some(target) = target {
                     twice(target, &klp, forced);
                 }
             }
         }
     }
+}
+
+/// How many address space layouts are tried before "the place is taken" counts as a refusal.
+pub const LAYOUTS: usize = 8;
+
+/// Starts a program into which the patch can be loaded, in one layout or the next. `None`: it is refused, in words that
+/// the scenario allows (empty: it allows none), and nothing has changed.
+fn start_loadable(
+    plan: &Plan,
+    exe: &Path,
+    arguments: &[&str],
+    klp: &Path,
+    entry: Option<&str>,
+    may_refuse: &str,
+) -> Option<Target> {
+    let more: Vec<&str> = entry
+        .map(|entry| ["--entry", entry])
+        .into_iter()
+        .flatten()
+        .collect();
+    for layout in 1.. {
+        let mut target = Target::start(plan, exe, arguments);
+        target.expect("old");
+        let outcome = target.load(klp, &more);
+        if outcome.code == 0 {
+            target.unload(&[]).result(0, "unloaded");
+            return Some(target);
+        }
+        let taken = outcome.json["error"]["kind"] == "not-redirectable";
+        if !may_refuse.contains("redirect") && taken && layout < LAYOUTS {
+            crate::refusal::check(&outcome, "redirect");
+            target.assert_untouched();
+            continue;
+        }
+        assert!(!may_refuse.is_empty(), "{outcome}");
+        crate::refusal::check(&outcome, may_refuse);
+        target.assert_untouched();
+        crate::note(&format!("refused: {}", outcome.json["error"]["message"]));
+        target.finish();
+        break;
+    }
+    None
 }
 
 /// Packs the patch; `None` if it is refused and the scenario allows that (`//# may-refuse:`).
@@ -138,21 +181,4 @@ fn pack(plan: &Plan, patch: &Build, exe: &Path) -> Option<std::path::PathBuf> {
     }
     crate::refusal::check(&outcome, words);
     None
-}
-
-/// Tries a load that may be refused, in these words; then nothing may have changed.
-fn refused_as_allowed(words: &str, target: &Target, klp: &Path, entry: Option<&str>) -> bool {
-    let more: Vec<&str> = entry
-        .map(|entry| ["--entry", entry])
-        .into_iter()
-        .flatten()
-        .collect();
-    let outcome = target.load(klp, &more);
-    if outcome.code == 0 {
-        target.unload(&[]).result(0, "unloaded");
-        return false;
-    }
-    crate::refusal::check(&outcome, words);
-    target.assert_untouched();
-    true
 }

@@ -311,16 +311,19 @@ pub fn demo_patch() -> Result<PathBuf, String> {
         .status()
         .map_err(|e| format!("gcc: {e}"))?;
     let klp = dir.join("answers.klp");
-    let packed = Command::new(crate::cli::binary())
+    let mut command = Command::new(crate::cli::binary());
+    let packed = command
         .arg("pack")
         .arg(&object)
         .args(["--target", SERVER, "-o"])
         .arg(&klp)
-        .status();
+        .output();
     let packed = packed.map_err(|e| format!("livegraft: {e}"))?;
-    if compiled.success() && packed.success() {
-        Ok(klp)
-    } else {
-        Err("the patch could not be built".to_owned())
+    if !compiled.success() || !packed.status.success() {
+        return Err(format!(
+            "the patch could not be built: {}",
+            String::from_utf8_lossy(&packed.stderr)
+        ));
     }
+    Ok(klp)
 }

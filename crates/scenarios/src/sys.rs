@@ -2,7 +2,9 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::ptr::null_mut;
 
 /// Sends a signal to one process.
@@ -30,6 +32,25 @@ pub fn raise_open_files() {
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         }
     }
+}
+
+/// The command will run without address space randomization.
+pub fn without_randomization(command: &mut Command) {
+    let switch_off = || {
+        // SAFETY: no memory is involved.
+        let old = unsafe { libc::personality(0xffff_ffff) };
+        // SAFETY: as above.
+        let result = unsafe {
+            libc::personality(old as libc::c_ulong | libc::ADDR_NO_RANDOMIZE as libc::c_ulong)
+        };
+        if old == -1 || result == -1 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    };
+    // SAFETY: the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(switch_off) };
 }
 
 fn ptrace(request: libc::c_uint, tid: i32, data: *mut libc::c_void) -> io::Result<()> {

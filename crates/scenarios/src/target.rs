@@ -27,9 +27,14 @@ pub struct Target {
 }
 
 impl Target {
-    /// Starts a built target and waits until it is ready.
+    /// Starts a built target and waits until it is ready. Where things lie is the same each time, unless the scenario
+    /// says `//# layout: random`: whether the place that a pun leads to is free shall not be a matter of luck.
     pub fn start(plan: &Plan, exe: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(exe)
+        let mut command = Command::new(exe);
+        if plan.get("layout") != Some("random") {
+            sys::without_randomization(&mut command);
+        }
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -267,6 +272,10 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The reason of a failure is often the program's end, which the failed command did not see.
+            eprintln!("the target: {}", self.obituary());
+        }
         if let Ok(None) = self.child.try_wait() {
             if self.patched != self.child.id() as i32 {
                 sys::kill(self.patched, libc::SIGKILL);

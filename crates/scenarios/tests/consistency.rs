@@ -48,12 +48,12 @@ fn one_to_a_thousand_tasks() {
 }
 
 #[test]
-fn a_hundred_spinning_tasks() {
+fn thirty_spinning_tasks() {
     let (plan, exe, klp) = built("many", &Build::new("gcc -O2 pie"));
-    let mut target = Target::start(&plan, &exe, &["10", "100"]);
+    let mut target = Target::start(&plan, &exe, &["10", "30"]);
     let (loaded, _) = one_round(&mut target, &klp);
     note(&format!(
-        "100 spinning tasks in {} us",
+        "30 spinning tasks in {} us",
         loaded.number("transition_us")
     ));
     target.finish();

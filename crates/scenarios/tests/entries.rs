@@ -1,6 +1,6 @@
 //! Entries of every kind, by each entry method; arguments of every shape; several objects in one patch.
 
-use livegraft_scenarios::cycle::{self, matrix};
+use livegraft_scenarios::cycle::{self, LAYOUTS, matrix};
 use livegraft_scenarios::{Build, Plan, Target, compile_patch, compile_target, note, refusal};
 use std::collections::BTreeMap;
 
@@ -10,12 +10,17 @@ fn arguments_of_every_shape() {
 }
 
 #[test]
+fn vectors_of_256_bits() {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    if livegraft_scenarios::require("a CPU with AVX", cpu.contains(" avx ")) {
+        matrix("wide", &[]);
+    }
+}
+
+#[test]
 fn several_objects_and_every_reference() {
     matrix("objects", &[]);
 }
-
-/// How many address space layouts are tried before "the place is taken" counts as a failure of a pun.
-const LAYOUTS: usize = 3;
 
 /// `//# function: NAME pun=.. swap=..` in order.
 fn functions(plan: &Plan) -> Vec<(String, BTreeMap<String, String>)> {

@@ -15,8 +15,8 @@ fn start(name: &str, arguments: &[&str]) -> Target {
 #[test]
 fn programs_are_well_when_left_alone() {
     let names = [
-        "many", "contract", "rtsig", "parent", "redzone", "args", "objects", "entries", "deadword",
-        "sleeper", "eintr",
+        "many", "contract", "rtsig", "parent", "redzone", "args", "wide", "objects", "entries",
+        "deadword", "sleeper", "eintr",
     ];
     for name in names {
         let plan = Plan::read(name);
@@ -49,14 +49,14 @@ fn changed_text_is_seen() {
 
 #[test]
 fn stray_mapping_is_seen() {
-    let plan = Plan::read("many");
+    let plan = Plan::read("redzone");
     let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
-    let target = Target::start(&plan, &exe, &["2"]);
+    let target = Target::start(&plan, &exe, &[]);
     let now = Baseline::take(target.pid());
     assert_eq!(now.unaccounted(&serde_json::Value::Null, false), []);
     assert_eq!(now.maps_difference(), None);
     // Another process of the same program has other addresses: all of them are new.
-    let other = Target::start(&plan, &exe, &["2"]);
+    let other = Target::start(&plan, &exe, &[]);
     assert_ne!(inspect::maps(other.pid()), inspect::maps(target.pid()));
     target.end();
     other.end();

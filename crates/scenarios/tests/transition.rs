@@ -60,7 +60,11 @@ fn held_task(target: &Target, operation: &str, function: &str) -> Value {
         .collect();
     assert_eq!(held.len(), 1, "{status}");
     let blocked = &held[0]["blocked"];
-    assert_eq!(blocked["function"], function, "{status}");
+    // On the way back it is the patch's version, and said so: `job of patch fix`.
+    let named = blocked["function"]
+        .as_str()
+        .and_then(|name| name.split(' ').next());
+    assert_eq!(named, Some(function), "{status}");
     assert!(
         blocked["seconds"]
             .as_f64()
@@ -194,7 +198,10 @@ fn reverse_brings_everyone_back() {
         timed_out(target.load(&klp, LEAVE));
         says(&mut target, "new", "old");
         let reversed = target.livegraft(&["reverse"], &[]).done();
-        assert_eq!(reversed.text("result"), "reversed", "{reversed}");
+        assert!(
+            ["reversed", "unloaded"].contains(&reversed.text("result")),
+            "{reversed}"
+        );
         says(&mut target, "old", "old");
         assert_eq!(target.ask("wake"), "old");
         assert_idle(&target);

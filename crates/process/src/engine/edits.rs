@@ -5,7 +5,7 @@ use crate::arch::{Edit, nr};
 use crate::error::Error;
 use crate::space::pages;
 use crate::state::{Entry, Method, Purpose, Region};
-use livegraft_model::Slot;
+use livegraft_model::{PatchId, Slot};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -42,6 +42,53 @@ impl Engine {
             return Some(true);
         }
         (found == edit.original).then_some(false)
+    }
+
+    /// The entries of a patch must be as we left them before anything is taken back.
+    pub(super) fn compare_entries(&self, id: PatchId) -> Result<(), Error> {
+        let slots = self
+            .state
+            .model
+            .patch(id)
+            .map(|patch| patch.slots.as_slice());
+        for entry in slots
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|&slot| self.state.entry(slot))
+        {
+            for edit in &entry.edits {
+                self.compare_bytes(&entry.function, edit.at, &edit.redirected)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The running text at an address must be these bytes.
+    pub(super) fn compare_bytes(
+        &self,
+        function: &str,
+        address: u64,
+        wanted: &[u8],
+    ) -> Result<(), Error> {
+        let found = self
+            .memory()
+            .read_vec(address, wanted.len())
+            .map_err(|_| Error::Exited(self.process.pid))?;
+        let mut pairs = found.iter().zip(wanted).enumerate();
+        let Some((index, (&found, &wanted))) = pairs.find(|(_, (found, wanted))| found != wanted)
+        else {
+            return Ok(());
+        };
+        Err(Error::ForeignBytes {
+            function: function.to_owned(),
+            address: address + index as u64,
+            found,
+            wanted,
+            guess: match found {
+                0xcc => "a breakpoint of a debugger, or a uprobe of perf, bpftrace or SystemTap",
+                _ => "another tool has changed it",
+            },
+        })
     }
 
     /// Makes the text say what the record says: entries of redirected slots jump, all others are as in their files.

@@ -3,6 +3,7 @@
 
 use super::plan::{Function, Plan};
 use super::{Engine, operations::now_ms};
+use crate::arch;
 use crate::error::Error;
 use crate::link::{self, Layout, Resolver};
 use crate::object::{LoadedObject, ObjectError, Objects};
@@ -144,28 +145,7 @@ impl Engine {
         let (address, wanted) = function.surroundings();
         let mut wanted = wanted.to_vec();
         self.overlay(address, &mut wanted, &self.state.model.redirected());
-        let found = self
-            .memory()
-            .read_vec(address, wanted.len())
-            .map_err(|_| Error::Exited(self.process.pid))?;
-        let differing = found
-            .iter()
-            .zip(&wanted)
-            .enumerate()
-            .find(|(_, (found, wanted))| found != wanted);
-        let Some((index, (&found, &wanted))) = differing else {
-            return Ok(());
-        };
-        Err(Error::ForeignBytes {
-            function: function.name.clone(),
-            address: address + index as u64,
-            found,
-            wanted,
-            guess: match found {
-                0xcc => "a breakpoint of a debugger, or a uprobe of perf, bpftrace or SystemTap",
-                _ => "another tool has changed it",
-            },
-        })
+        self.compare_bytes(&function.name, address, &wanted)
     }
 
     /// The memory of the same patch, loaded before and unloaded since.
@@ -271,6 +251,7 @@ impl Engine {
         let sizes = [layout.text_size, layout.ro_size, layout.rw_size];
         let base = self.plan_image(&mut plan, first, sizes, layout.needs_low)?;
         let table = self.plan_table(&mut plan, slots)?;
+        self.plan_pool(&mut plan)?;
         let resolver = Resolver::new(objects, &self.process.memory);
         let linked = link::link(patch, &layout, base, &resolver)?;
 
@@ -311,8 +292,11 @@ impl Engine {
                     slot: self.state.slot_at(function.start)?,
                     entry: linked.symbol_avma(func.new_func)?,
                     bodies: bodies
-                        .iter()
-                        .map(|b| (b.start.saturating_sub(1), b.end))
+                        .into_iter()
+                        .map(|body| {
+                            let last = last_return_address(linked, &body);
+                            (body.start.saturating_sub(1), last)
+                        })
                         .collect(),
                 })
             })
@@ -397,6 +381,16 @@ impl Engine {
             self.unmap(&mine)
         }
     }
+}
+
+/// As [`arch::last_return_address`], for code of a patch.
+fn last_return_address(linked: &link::Linked, body: &std::ops::Range<u64>) -> u64 {
+    let code = linked.segments.iter().find_map(|segment| {
+        let from = usize::try_from(body.start.checked_sub(segment.avma)?).ok()?;
+        let to = usize::try_from(body.end.checked_sub(segment.avma)?).ok()?;
+        segment.bytes.get(from..to)
+    });
+    code.map_or(body.end, |code| arch::last_return_address(body.start, code))
 }
 
 /// Lower-case hexadecimal digits, or `none`.

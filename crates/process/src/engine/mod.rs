@@ -130,6 +130,14 @@ impl Engine {
             )))
     }
 
+    /// Whether the memory that we opened is still somebody's: neither has the process ended nor executed another
+    /// program.
+    fn is_alive(&self) -> bool {
+        self.memory()
+            .read_some(self.gadgets.syscall(), &mut [0])
+            .is_ok()
+    }
+
     fn refresh_maps(&mut self) -> Result<(), Error> {
         self.maps = object::read_mappings(&self.process.live)
             .map_err(|_| Error::Exited(self.process.pid))?;
@@ -424,6 +432,7 @@ impl Engine {
                 match self.tracer.stop(task, 0) {
                     Stopping::Gone => break,
                     Stopping::Late => break,
+                    Stopping::Denied(_) if !self.is_alive() => return Err(Error::Exited(pid)),
                     Stopping::Denied(0) if attempt > 3 => return Err(Error::NoPermission(pid)),
                     Stopping::Denied(tracer) if tracer != 0 && attempt > 3 => {
                         return Err(traced(task.tid, tracer));

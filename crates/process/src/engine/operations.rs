@@ -141,6 +141,7 @@ impl Engine {
             return self.run(open.patch, options, progress);
         }
         let id = self.state.model.begin_unload(name)?.patch;
+        self.compare_entries(id)?;
         self.open_universe()?;
         self.run(id, options, progress)
     }

@@ -206,6 +206,33 @@ impl Engine {
         Ok(start + SWITCH_HEADER)
     }
 
+    /// Plans a first page of the pool, so that the first busy task need not wait for one.
+    pub(super) fn plan_pool(&self, plan: &mut Plan) -> Result<(), Error> {
+        if self
+            .state
+            .regions
+            .iter()
+            .any(|region| region.purpose == Purpose::Pool)
+        {
+            return Ok(());
+        }
+        let near = self
+            .gadgets
+            .restorers
+            .first()
+            .copied()
+            .unwrap_or(arch::USER_END / 2);
+        let start = plan
+            .space
+            .find_near(PAGE, &(near..near + 1))
+            .ok_or(Error::NoSpace {
+                size: PAGE,
+                object: "the C library".to_owned(),
+            })?;
+        self.add(plan, planned(start, PAGE, Purpose::Pool));
+        Ok(())
+    }
+
     fn add(&self, plan: &mut Plan, region: Region) {
         plan.space.take(region.start..region.end());
         plan.regions.push(region);
@@ -349,11 +376,18 @@ impl Engine {
             .ok_or(NotRedirectable::NoNearMemory)?;
         let last = chunk.continuation + continuation.bytes.len() as u64;
         let mut bodies = vec![
-            (site.at, function.start + function.size),
+            (
+                site.at,
+                arch::last_return_address(function.start, function.body()),
+            ),
             (chunk.continuation - 1, last),
         ];
         for body in function.object.split_bodies(&function.name) {
-            bodies.push((body.start.saturating_sub(1), body.end));
+            let code = function.object.code(body.clone());
+            let last = code.map_or(body.end, |code| {
+                arch::last_return_address(body.start, &code)
+            });
+            bodies.push((body.start.saturating_sub(1), last));
         }
         plan.writes.push((chunk_at, chunk.bytes));
         Ok(Entry {

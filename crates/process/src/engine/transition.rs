@@ -233,6 +233,9 @@ impl Target for Convergence<'_> {
             Stopping::Stopped(stopped) => stopped,
             Stopping::Gone => return Ok(Visit::Gone),
             Stopping::Late | Stopping::Denied(_) => {
+                if !self.engine.is_alive() {
+                    return Err(Error::Exited(self.engine.process.pid));
+                }
                 self.remember(task, None, false, true);
                 return Ok(Visit::Unstoppable);
             }
@@ -271,6 +274,9 @@ impl Target for Convergence<'_> {
         let checked = stack::check(&engine.process, &regs, restorers, replaced, &self.switching);
         let Ok(found) = checked else {
             drop(stopped);
+            if !self.engine.is_alive() {
+                return Err(Error::Exited(pid));
+            }
             // Ending, executing another program, or on a stack that is none.
             self.remember(task, None, false, true);
             return Ok(Visit::Unstoppable);

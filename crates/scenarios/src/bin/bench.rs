@@ -18,7 +18,8 @@ fn main() {
     println!("| what | livegraft | beside it, in the same run | ratio | asked |");
     println!("|---|---|---|---|---|");
     longest_stop();
-    heartbeat();
+    heartbeat("1000", "beats every millisecond");
+    heartbeat("0", "spins");
     moving();
     whole_load();
     call_cost();
@@ -88,9 +89,9 @@ fn longest_stop() {
     }
 }
 
-fn heartbeat() {
+fn heartbeat(sleep_us: &str, how: &str) {
     let (plan, exe, klp) = built("../benches/heartbeat");
-    let mut target = Target::start(&plan, &exe, &["1000"]);
+    let mut target = Target::start(&plan, &exe, &["1000", sleep_us]);
     let (mut alone, mut loading) = (Vec::new(), Vec::new());
     let gap = |target: &mut Target| target.ask("gap").parse::<f64>().expect("a number");
     for _ in 0..15 {
@@ -106,7 +107,7 @@ fn heartbeat() {
     }
     target.finish();
     row(
-        "worst heartbeat gap while loading into 1000 tasks",
+        &format!("worst heartbeat gap while loading into 1000 tasks, the heart {how}"),
         format!(
             "{:.0} us (worst of 15: {:.0})",
             median(loading.clone()),

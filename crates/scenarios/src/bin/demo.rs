@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-const WINDOW: Duration = Duration::from_millis(4000);
+const WINDOW: Duration = Duration::from_millis(3000);
 const PINGS: &[&str] = &["+PONG", "+PONG from the patch"];
 const PATCH: &str = "answers";
 

@@ -79,7 +79,7 @@ impl Site<'_> {
     pub fn first(&self) -> Result<Instruction, NotRedirectable> {
         let mut decoder = Decoder::with_ip(64, self.code, self.at, DecoderOptions::NONE);
         let instruction = decoder.decode();
-        if instruction.is_invalid() || !decoder.can_decode() && instruction.is_invalid() {
+        if instruction.is_invalid() {
             return Err(NotRedirectable::Undecodable);
         }
         Ok(instruction)
@@ -273,11 +273,9 @@ fn branches_into(site: &Site<'_>, end: usize) -> bool {
 
 /// Five bytes of NOPs that end right before the function.
 fn padding_before(function: u64, before: &[u8]) -> Option<u64> {
-    (CLAIM..=before.len().min(32))
-        .filter(|&len| before.get(before.len() - len..).is_some_and(all_nops))
-        .max()
-        .map(|_| function - CLAIM as u64)
-        .filter(|_| true)
+    let found =
+        (CLAIM..=before.len()).any(|len| before.get(before.len() - len..).is_some_and(all_nops));
+    found.then(|| function.saturating_sub(CLAIM as u64))
 }
 
 /// Five bytes of NOPs right after the function.
@@ -286,6 +284,29 @@ fn padding_after(site: &Site<'_>) -> Option<u64> {
     (CLAIM..=after.len().min(32))
         .any(|len| after.get(..len).is_some_and(all_nops))
         .then(|| site.at + site.len as u64)
+}
+
+/// The last address that a return into this code may have: one past its end when its last instruction is a call (of a
+/// function that does not return, for one), else within it. One past the end is also where the next function begins,
+/// and pointers to functions lie on many stacks.
+pub fn last_return_address(start: u64, code: &[u8]) -> u64 {
+    let end = start.saturating_add(code.len() as u64);
+    let last = Decoder::with_ip(64, code, start, DecoderOptions::NONE)
+        .into_iter()
+        .last();
+    let ends_without_call = last.is_some_and(|last| {
+        !last.is_invalid()
+            && last.next_ip() == end
+            && !matches!(
+                last.flow_control(),
+                FlowControl::Call | FlowControl::IndirectCall
+            )
+    });
+    if ends_without_call {
+        end.saturating_sub(1)
+    } else {
+        end
+    }
 }
 
 /// Whether the bytes are NOPs (or int3) from the first to the last.

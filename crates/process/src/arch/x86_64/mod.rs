@@ -9,8 +9,8 @@ pub use code::{
     CHUNK, Chunk, STUB_AREA, SWITCH_HEADER, SwitchHeader, chunk, decode_header, header, stub, table,
 };
 pub use entry::{
-    CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, pun_edit, pun_target,
-    skip_endbr, swap_edits,
+    CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, last_return_address, pun_edit,
+    pun_target, skip_endbr, swap_edits,
 };
 pub use frame::{RESTORER, SYSCALL_GADGET, frame, uses_amx};
 pub use syscall::{
