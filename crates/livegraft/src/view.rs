@@ -476,8 +476,8 @@ impl Shown {
 
     fn write_text(&self, f: &mut String) -> fmt::Result {
         match self {
-            Shown::Packed { path, info } => write!(f, "{} is packed.\n{info}", path.display()),
-            Shown::Info(info) => write!(f, "{info}"),
+            Shown::Packed { path, info } => writeln!(f, "{} is packed.\n{info}", path.display()),
+            Shown::Info(info) => writeln!(f, "{info}"),
             Shown::Transition(transitioned) => write!(f, "{transitioned}"),
             Shown::NothingOpen { pid } => {
                 writeln!(

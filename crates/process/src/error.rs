@@ -1,6 +1,5 @@
 //! Why something was refused or failed: one variant per cause, each one sentence for the user.
 
-use crate::arch::NotRedirectable;
 use std::io;
 
 /// See the module. Unless the sentence says otherwise the target is as it was.
@@ -132,8 +131,8 @@ pub enum Error {
         function: String,
         /// The method that the user insisted on.
         forced: Option<&'static str>,
-        /// Why.
-        why: NotRedirectable,
+        /// Why; both reasons where both methods were tried.
+        why: String,
     },
     /// The rules refuse.
     #[error(transparent)]

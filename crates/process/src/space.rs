@@ -4,8 +4,9 @@ use crate::arch::{self, PAGE};
 use crate::object::Mapping;
 use std::ops::Range;
 
-/// Kept free above a heap: brk grows there, and a mapping in its way would make it fail.
-const HEAP_ROOM: u64 = 256 << 20;
+/// Kept free above a heap: brk grows there. A mapping in its way makes brk fail, which a C library answers by mapping
+/// elsewhere, so this need not be all that a heap may ever want.
+const HEAP_ROOM: u64 = 32 << 20;
 /// Kept free below a stack that grows, whatever its limit is now.
 const STACK_ROOM: u64 = 64 << 20;
 /// Kept free around a mapping of ours, so that it does not merge with a neighbour.
@@ -35,7 +36,7 @@ impl Space {
         for mapping in maps {
             let name = mapping.path.as_deref().and_then(|path| path.to_str());
             let (below, above) = match name {
-                Some("[heap]") => (0, HEAP_ROOM.max(4 * (mapping.end - mapping.start))),
+                Some("[heap]") => (0, HEAP_ROOM.max(2 * (mapping.end - mapping.start))),
                 Some("[stack]") => (STACK_ROOM, 0),
                 _ => (0, 0),
             };
@@ -43,7 +44,6 @@ impl Space {
                 .taken
                 .push(mapping.start.saturating_sub(below)..mapping.end.saturating_add(above));
         }
-        // A heap that has not begun begins after the executable's last segment.
         space.taken.sort_unstable_by_key(|range| range.start);
         space
     }

@@ -94,6 +94,16 @@ const CHUNK: usize = 16 * 1024;
 /// Signal handlers on alternate stacks within signal handlers ...
 const MAX_STACKS: usize = 16;
 const UCONTEXT_RSP: u64 = 8 + 40 + 15 * 8;
+const UCONTEXT_RIP: u64 = 8 + 40 + 16 * 8;
+
+/// What a check looks for.
+#[derive(Debug, Clone, Default)]
+pub struct Watched {
+    /// The versions that the move replaces: anywhere.
+    pub replaced: Ranges,
+    /// The ways into replaced functions that others jump to: as a program counter only.
+    pub entering: Ranges,
+}
 
 /// Checks a stopped task.
 ///
@@ -103,9 +113,10 @@ pub fn check(
     process: &Process,
     regs: &Registers,
     restorers: &[u64],
-    replaced: &Ranges,
+    watched: &Watched,
     switching: &Ranges,
 ) -> io::Result<Found> {
+    let Watched { replaced, entering } = watched;
     let first = bounds(process, regs, regs.rsp)?;
     let mut found = Found {
         hit: None,
@@ -119,6 +130,7 @@ pub fn check(
     ] {
         note(&mut found, replaced, switching, value, None);
     }
+    note(&mut found, entering, switching, regs.rip, None);
     // Stacks to scan: (from, up to). A signal frame names the one that its handler interrupted.
     let mut stacks = vec![(regs.rsp & !7, first.1)];
     let mut next = 0;
@@ -137,9 +149,13 @@ pub fn check(
                     .fold(0u64, |value, &byte| value << 8 | u64::from(byte));
                 let here = at + 8 * index as u64;
                 note(&mut found, replaced, switching, word, Some(here));
-                if restorers.contains(&word)
-                    && let Ok(interrupted) =
-                        process.memory.read_u64(here.wrapping_add(UCONTEXT_RSP))
+                if !restorers.contains(&word) {
+                    continue;
+                }
+                if let Ok(rip) = process.memory.read_u64(here.wrapping_add(UCONTEXT_RIP)) {
+                    note(&mut found, entering, switching, rip, Some(here));
+                }
+                if let Ok(interrupted) = process.memory.read_u64(here.wrapping_add(UCONTEXT_RSP))
                     && !stacks
                         .iter()
                         .any(|&(from, to)| (from..to).contains(&interrupted))

@@ -159,6 +159,8 @@ pub struct Entry {
     pub thunk: u64,
     /// The ranges of the original: (after, last), as the stack check wants them.
     pub bodies: Vec<(u64, u64)>,
+    /// Where the original jumps to outside of itself.
+    pub tails: Vec<u64>,
 }
 
 /// A patch in the target's memory.
@@ -185,6 +187,8 @@ pub struct ImageFunction {
     pub entry: u64,
     /// Its ranges: (after, last).
     pub bodies: Vec<(u64, u64)>,
+    /// Where it jumps to outside of itself.
+    pub tails: Vec<u64>,
 }
 
 impl State {

@@ -48,12 +48,12 @@ fn one_to_a_thousand_tasks() {
 }
 
 #[test]
-fn thirty_spinning_tasks() {
+fn two_hundred_spinning_tasks() {
     let (plan, exe, klp) = built("many", &Build::new("gcc -O2 pie"));
-    let mut target = Target::start(&plan, &exe, &["10", "30"]);
+    let mut target = Target::start(&plan, &exe, &["10", "200"]);
     let (loaded, _) = one_round(&mut target, &klp);
     note(&format!(
-        "30 spinning tasks in {} us",
+        "200 spinning tasks in {} us",
         loaded.number("transition_us")
     ));
     target.finish();

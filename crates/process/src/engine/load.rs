@@ -11,6 +11,7 @@ use crate::state::{Image, ImageFunction, Method, Purpose, Region, State};
 use livegraft_model::{PatchId, PatchState, Slot, UniverseId};
 use livegraft_patchfile::{Func, Patch};
 use sha2::{Digest, Sha256};
+use std::ops::Range;
 
 /// What one recorded function may come to in the record, generously.
 const RECORD_PER_FUNCTION: u64 = 512;
@@ -288,15 +289,21 @@ impl Engine {
             .iter()
             .filter_map(|(function, func)| {
                 let bodies = linked.body_of(func.new_func);
+                let code = |body: &Range<u64>| code_of(linked, body).unwrap_or_default();
+                let last = |body: &Range<u64>| match code_of(linked, body) {
+                    Some(code) => arch::last_return_address(body.start, code),
+                    None => body.end,
+                };
                 Some(ImageFunction {
                     slot: self.state.slot_at(function.start)?,
                     entry: linked.symbol_avma(func.new_func)?,
+                    tails: bodies
+                        .iter()
+                        .flat_map(|body| arch::tail_targets(body.start, code(body)))
+                        .collect(),
                     bodies: bodies
-                        .into_iter()
-                        .map(|body| {
-                            let last = last_return_address(linked, &body);
-                            (body.start.saturating_sub(1), last)
-                        })
+                        .iter()
+                        .map(|body| (body.start.saturating_sub(1), last(body)))
                         .collect(),
                 })
             })
@@ -383,14 +390,13 @@ impl Engine {
     }
 }
 
-/// As [`arch::last_return_address`], for code of a patch.
-fn last_return_address(linked: &link::Linked, body: &std::ops::Range<u64>) -> u64 {
-    let code = linked.segments.iter().find_map(|segment| {
-        let from = usize::try_from(body.start.checked_sub(segment.avma)?).ok()?;
-        let to = usize::try_from(body.end.checked_sub(segment.avma)?).ok()?;
+/// The code of a patch in this range.
+fn code_of<'a>(linked: &'a link::Linked, range: &Range<u64>) -> Option<&'a [u8]> {
+    linked.segments.iter().find_map(|segment| {
+        let from = usize::try_from(range.start.checked_sub(segment.avma)?).ok()?;
+        let to = usize::try_from(range.end.checked_sub(segment.avma)?).ok()?;
         segment.bytes.get(from..to)
-    });
-    code.map_or(body.end, |code| arch::last_return_address(body.start, code))
+    })
 }
 
 /// Lower-case hexadecimal digits, or `none`.

@@ -82,7 +82,7 @@ pub struct Report {
     pub most_stopped: u64,
     /// Forked children that were brought along.
     pub children: usize,
-    /// Who has not moved.
+    /// Who has not moved; when everyone was brought back, who held the transition up.
     pub blocked: Vec<Blocked>,
 }
 
@@ -236,8 +236,12 @@ impl Engine {
         let open = self.state.model.transition().is_some();
         if open && options.on_timeout == OnTimeout::Reverse {
             turned = true;
+            let held_up = std::mem::take(&mut moved.blocked);
             self.turn_round()?;
             moved = self.bring_all(options.timeout, progress)?;
+            if moved.blocked.is_empty() {
+                moved.blocked = held_up;
+            }
         }
         let left = self.state.model.transition().is_some();
         if left {

@@ -293,23 +293,33 @@ impl Engine {
         );
         for function in functions {
             let slot = (self.state.entries.len() + plan.entries.len()) as u32;
-            let refuse = |why| Error::NotRedirectable {
+            let chunk_at = self.plan_chunk(plan, function)?;
+            let methods: &[Method] = match &forced {
+                Some(method) => std::slice::from_ref(method),
+                None => &[Method::Pun, Method::Swap],
+            };
+            let mut why = Vec::new();
+            let mut entry = None;
+            for method in methods {
+                let attempt = match method {
+                    Method::Pun => self.pun(plan, function, slot, chunk_at, &jumps),
+                    Method::Swap => self.swap(plan, function, slot, chunk_at, &jumps),
+                };
+                match attempt {
+                    Ok(planned) => {
+                        entry = Some(planned);
+                        break;
+                    }
+                    Err(reason) => why.push(reason),
+                }
+            }
+            why.dedup();
+            let why: Vec<String> = why.iter().map(ToString::to_string).collect();
+            let entry = entry.ok_or_else(|| Error::NotRedirectable {
                 function: function.name.clone(),
                 forced: forced.map(Method::name),
-                why,
-            };
-            let chunk_at = self.plan_chunk(plan, function)?;
-            let entry = match forced {
-                Some(Method::Pun) => self.pun(plan, function, slot, chunk_at, &jumps),
-                Some(Method::Swap) => self.swap(plan, function, slot, chunk_at, &jumps),
-                None => self
-                    .pun(plan, function, slot, chunk_at, &jumps)
-                    .or_else(|why| match why {
-                        NotRedirectable::Undecodable | NotRedirectable::Immovable => Err(why),
-                        _ => self.swap(plan, function, slot, chunk_at, &jumps),
-                    }),
-            }
-            .map_err(refuse)?;
+                why: why.join(", and "),
+            })?;
             plan.entries.push(entry);
         }
         Ok(())
@@ -342,7 +352,7 @@ impl Engine {
             .ok_or_else(|| Error::NotRedirectable {
                 function: function.name.clone(),
                 forced: None,
-                why: NotRedirectable::NoNearMemory,
+                why: NotRedirectable::NoNearMemory.to_string(),
             })?;
         self.add(plan, planned(start, len, Purpose::Trampolines));
         let stub = arch::stub(plan.low).map_err(|error| {
@@ -382,8 +392,13 @@ impl Engine {
             ),
             (chunk.continuation - 1, last),
         ];
+        let mut tails = arch::tail_targets(function.start, function.body());
         for body in function.object.split_bodies(&function.name) {
             let code = function.object.code(body.clone());
+            tails.extend(
+                code.iter()
+                    .flat_map(|code| arch::tail_targets(body.start, code)),
+            );
             let last = code.map_or(body.end, |code| {
                 arch::last_return_address(body.start, &code)
             });
@@ -402,6 +417,7 @@ impl Engine {
             continuation: chunk.continuation,
             thunk: chunk.thunk,
             bodies,
+            tails,
         })
     }
 

@@ -7,13 +7,16 @@
 use super::{Engine, table_bytes};
 use crate::arch::{self, PAGE, SWITCH_HEADER, SwitchHeader};
 use crate::error::Error;
-use crate::stack::Ranges;
+use crate::stack::{CodeRange, Ranges};
 use crate::state::{Purpose, Region};
 use livegraft_model::{Slot, Standing, UniverseId, Version};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const MAGIC: u64 = 0x6c69_7665_6772_6166;
 const ALIGN: u64 = 64;
+
+/// A version's ranges (after, last), and where it jumps to outside of itself.
+type Code<'a> = (&'a [(u64, u64)], &'a [u64]);
 
 /// How far each pool region is handed out, by its first address.
 #[derive(Debug, Default)]
@@ -143,7 +146,11 @@ impl Engine {
             return Ok(None);
         };
         let mut slots = self.slots_of(from)?;
+        let jumped_to = self.entered_by_jumps(from, to);
         for (slot, _) in self.state.model.replaced(from, to) {
+            if jumped_to.contains(&slot) {
+                continue;
+            }
             let thunk = self.state.entry(slot).map(|entry| entry.thunk);
             if let (Some(place), Some(thunk)) = (slots.get_mut(slot.0 as usize), thunk) {
                 place.0 = thunk;
@@ -171,6 +178,62 @@ impl Engine {
         Ok(table.checked_sub(self.state.low))
     }
 
+    /// The ranges of a version, and where it jumps to outside of itself.
+    fn code_of(&self, slot: Slot, version: Version) -> Option<Code<'_>> {
+        match version {
+            Version::Original => {
+                let entry = self.state.entry(slot)?;
+                Some((&entry.bodies, &entry.tails))
+            }
+            Version::Patched(patch) => {
+                let functions = &self.state.image(patch)?.functions;
+                let function = functions.iter().find(|function| function.slot == slot)?;
+                Some((&function.bodies, &function.tails))
+            }
+        }
+    }
+
+    /// The replaced functions that other replaced ones leave to by a tail jump. Who arrives at such an entry may come
+    /// out of an old version that has left no trace on the stack: nobody switches there.
+    fn entered_by_jumps(&self, from: UniverseId, to: UniverseId) -> Vec<Slot> {
+        let replaced = self.state.model.replaced(from, to);
+        let code = replaced
+            .iter()
+            .filter_map(|&(slot, version)| self.code_of(slot, version));
+        let jumps: BTreeSet<u64> = code.flat_map(|(_, tails)| tails).copied().collect();
+        replaced
+            .iter()
+            .map(|&(slot, _)| slot)
+            .filter(|&slot| {
+                let entry = self.state.entry(slot);
+                entry.is_some_and(|entry| jumps.range(entry.start..=entry.at).next().is_some())
+            })
+            .collect()
+    }
+
+    /// Code in which a task is on its way into one of those.
+    pub(super) fn entering_ranges(&self, from: UniverseId, to: UniverseId) -> Ranges {
+        let mut ranges = Vec::new();
+        for slot in self.entered_by_jumps(from, to) {
+            let Some(entry) = self.state.entry(slot) else {
+                continue;
+            };
+            let chunk = entry.continuation.saturating_sub(8);
+            let places = [
+                (entry.start, entry.at),
+                (entry.trampoline, entry.trampoline.saturating_add(7)),
+                (chunk, chunk.saturating_add(7)),
+            ];
+            ranges.extend(places.into_iter().map(|(first, last)| CodeRange {
+                after: first.saturating_sub(1),
+                last,
+                slot,
+                version: Version::Original,
+            }));
+        }
+        Ranges::new(ranges)
+    }
+
     /// The code that a move away from `from` must not find on a stack, and signal frames when the stub is to search:
     /// a handler's frame counts with what it interrupted, and the stub does not look through it.
     pub(super) fn replaced_ranges(
@@ -181,18 +244,9 @@ impl Engine {
     ) -> Ranges {
         let mut ranges = Vec::new();
         for (slot, version) in self.state.model.replaced(from, to) {
-            let bodies = match version {
-                Version::Original => self.state.entry(slot).map(|entry| &entry.bodies),
-                Version::Patched(patch) => self.state.image(patch).and_then(|image| {
-                    image
-                        .functions
-                        .iter()
-                        .find(|f| f.slot == slot)
-                        .map(|f| &f.bodies)
-                }),
-            };
-            for &(after, last) in bodies.into_iter().flatten() {
-                ranges.push(crate::stack::CodeRange {
+            let bodies = self.code_of(slot, version).map(|(bodies, _)| bodies);
+            for &(after, last) in bodies.unwrap_or_default() {
+                ranges.push(CodeRange {
                     after,
                     last,
                     slot,
@@ -202,12 +256,7 @@ impl Engine {
         }
         if with_handlers {
             for &restorer in &self.gadgets.restorers {
-                ranges.push(crate::stack::CodeRange {
-                    after: restorer.saturating_sub(1),
-                    last: restorer,
-                    slot: Slot(u32::MAX),
-                    version: Version::Original,
-                });
+                ranges.push(unnamed(restorer, restorer));
             }
         }
         Ranges::new(ranges)
@@ -215,30 +264,25 @@ impl Engine {
 
     /// The code of the self-switch: the stub and the thunks.
     pub(super) fn switching_ranges(&self) -> Ranges {
-        let label = |after: u64, last: u64| crate::stack::CodeRange {
-            after,
-            last,
-            slot: Slot(u32::MAX),
-            version: Version::Original,
-        };
-        let stubs = self
-            .state
-            .regions
-            .iter()
+        let regions = self.state.regions.iter();
+        let stubs = regions
             .filter(|region| region.purpose == Purpose::Trampolines)
-            .map(|region| {
-                label(
-                    region.start.saturating_sub(1),
-                    region.start + arch::STUB_AREA - 1,
-                )
-            });
+            .map(|region| unnamed(region.start, region.start + arch::STUB_AREA - 1));
         let thunks = self.state.entries.iter().map(|entry| {
-            let end = entry
-                .continuation
-                .saturating_sub(8)
-                .saturating_add(arch::CHUNK);
-            label(entry.thunk.saturating_sub(1), end.saturating_sub(1))
+            let chunk = entry.continuation.saturating_sub(8);
+            unnamed(entry.thunk, chunk.saturating_add(arch::CHUNK - 1))
         });
         Ranges::new(stubs.chain(thunks).collect())
+    }
+}
+
+/// Code from its first to its last address that is no version of anything.
+fn unnamed(first: u64, last: u64) -> CodeRange {
+    let after = first.saturating_sub(1);
+    CodeRange {
+        after,
+        last,
+        slot: Slot(u32::MAX),
+        version: Version::Original,
     }
 }

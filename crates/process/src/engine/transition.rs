@@ -3,7 +3,7 @@
 use super::Engine;
 use crate::error::Error;
 use crate::process::{Switches, Task};
-use crate::stack::{self, Hit, Ranges};
+use crate::stack::{self, Hit, Ranges, Watched};
 use crate::sys;
 use crate::tracer::Stopping;
 use livegraft_model::{
@@ -57,7 +57,7 @@ pub(super) struct Convergence<'a> {
     deadline: Option<Instant>,
     watch: Watch<'a>,
     switching: Ranges,
-    ranges: HashMap<UniverseId, Ranges>,
+    watched: HashMap<UniverseId, Watched>,
     placed: HashMap<UniverseId, (u64, u64)>,
     seen: HashMap<Task, Seen>,
     arrived: HashSet<Task>,
@@ -83,7 +83,7 @@ impl Engine {
             deadline,
             watch,
             switching,
-            ranges: HashMap::new(),
+            watched: HashMap::new(),
             placed: HashMap::new(),
             seen: HashMap::new(),
             arrived: HashSet::new(),
@@ -115,17 +115,25 @@ impl Engine {
         };
         let regs = stopped.regs;
         let standing = self.standing(regs.gs_base)?;
-        let ranges = self.replaced_ranges(standing.runs(), to, false);
+        let watched = self.watched(standing.runs(), to);
         let switching = Ranges::default();
         let found = stack::check(
             &self.process,
             &regs,
             &self.gadgets.restorers,
-            &ranges,
+            &watched,
             &switching,
         );
         drop(stopped);
         Some((standing, found.ok().and_then(|found| found.hit)))
+    }
+
+    /// What must not be found in a task that moves.
+    fn watched(&self, from: UniverseId, to: UniverseId) -> Watched {
+        Watched {
+            replaced: self.replaced_ranges(from, to, false),
+            entering: self.entering_ranges(from, to),
+        }
     }
 
     /// In words, for the user: which body of which function.
@@ -267,9 +275,9 @@ impl Target for Convergence<'_> {
             });
         }
         let replaced = self
-            .ranges
+            .watched
             .entry(from)
-            .or_insert_with(|| engine.replaced_ranges(from, to, false));
+            .or_insert_with(|| engine.watched(from, to));
         let restorers = &engine.gadgets.restorers;
         let checked = stack::check(&engine.process, &regs, restorers, replaced, &self.switching);
         let Ok(found) = checked else {
@@ -337,7 +345,11 @@ impl Target for Convergence<'_> {
     fn pause(&mut self, _round: u32, settled: usize, busy: usize) -> Result<Pause, Error> {
         (self.watch)(settled, busy);
         if std::mem::take(&mut self.pool_short) {
-            let ranges: usize = self.ranges.values().map(Ranges::len).sum::<usize>()
+            let ranges: usize = self
+                .watched
+                .values()
+                .map(|watched| watched.replaced.len())
+                .sum::<usize>()
                 + self.engine.gadgets.restorers.len();
             self.engine.grow_pool(busy as u64 + 1, ranges as u64)?;
         } else {

@@ -286,6 +286,28 @@ fn padding_after(site: &Site<'_>) -> Option<u64> {
         .then(|| site.at + site.len as u64)
 }
 
+/// Where this code jumps to outside of itself: the functions that it may leave to by a tail jump.
+pub fn tail_targets(start: u64, code: &[u8]) -> Vec<u64> {
+    const MOST: usize = 4096;
+    let own = start..start.saturating_add(code.len() as u64);
+    let jumps = Decoder::with_ip(64, code, start, DecoderOptions::NONE)
+        .into_iter()
+        .filter(|jump| {
+            matches!(
+                jump.flow_control(),
+                FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch
+            )
+        });
+    let mut targets: Vec<u64> = jumps
+        .map(|jump| jump.near_branch_target())
+        .filter(|target| *target != 0 && !own.contains(target))
+        .take(MOST)
+        .collect();
+    targets.sort_unstable();
+    targets.dedup();
+    targets
+}
+
 /// The last address that a return into this code may have: one past its end when its last instruction is a call (of a
 /// function that does not return, for one), else within it. One past the end is also where the next function begins,
 /// and pointers to functions lie on many stacks.

@@ -10,7 +10,7 @@ pub use code::{
 };
 pub use entry::{
     CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, last_return_address, pun_edit,
-    pun_target, skip_endbr, swap_edits,
+    pun_target, skip_endbr, swap_edits, tail_targets,
 };
 pub use frame::{RESTORER, SYSCALL_GADGET, frame, uses_amx};
 pub use syscall::{
