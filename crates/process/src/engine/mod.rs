@@ -27,7 +27,7 @@ use std::fs::File;
 use std::path::Path;
 
 /// At most so many remote calls per stop of their host.
-const CALLS_PER_STOP: usize = 4;
+const CALLS_PER_STOP: usize = 2;
 
 /// See the module.
 #[derive(Debug)]
