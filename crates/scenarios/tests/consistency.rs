@@ -2,7 +2,7 @@
 
 use livegraft_scenarios::cycle::{has_compilers, matrix};
 use livegraft_scenarios::{
-    Build, Outcome, Plan, Target, compile_patch, compile_target, note, raise_open_files,
+    Build, Outcome, Plan, Target, compile_patch, compile_target, kill, note, raise_open_files,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -108,4 +108,33 @@ fn parent_sees_no_stop() {
 #[test]
 fn red_zone_is_left_alone() {
     matrix("redzone", &[]);
+}
+
+/// A program that was stopped by SIGSTOP is patched as it is, and stays stopped. (None of its tasks spins: one that
+/// was stopped within the function could not leave it.)
+#[test]
+fn stopped_program_stays_stopped() {
+    let (plan, exe, klp) = built("many", &Build::new("gcc -O2 pie"));
+    let mut target = Target::start(&plan, &exe, &["5", "0"]);
+    target.expect("old");
+    kill(target.pid(), libc::SIGSTOP);
+    let stopped = |target: &Target| {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", target.pid())).expect("it lives");
+        tasks.filter_map(Result::ok).all(|task| {
+            std::fs::read_to_string(task.path().join("status"))
+                .is_ok_and(|status| status.contains("State:\tT"))
+        })
+    };
+    while !stopped(&target) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    target.load(&klp, &[]).result(0, "loaded");
+    assert!(stopped(&target), "a task runs");
+    kill(target.pid(), libc::SIGCONT);
+    target.expect("new");
+    kill(target.pid(), libc::SIGSTOP);
+    target.unload(&[]).result(0, "unloaded");
+    kill(target.pid(), libc::SIGCONT);
+    target.expect("old");
+    target.finish();
 }

@@ -61,10 +61,7 @@ impl Engine {
         let before = self.state.clone();
         let had_registry = self.registry.is_some();
         match self.place(patch, name, forced, &objects, functions) {
-            Ok(id) => {
-                self.apply_edits()?;
-                Ok(id)
-            }
+            Ok(id) => self.redirect().map(|()| id),
             Err(error) => {
                 // What went wrong is what the user must hear, not that clearing up failed as well.
                 let _ = self.abandon(before, had_registry);
@@ -181,7 +178,22 @@ impl Engine {
     fn reopen(&mut self, id: PatchId) -> Result<(), Error> {
         self.state.model.begin_load(id)?;
         self.open_universe()?;
-        self.apply_edits()
+        self.redirect()
+    }
+
+    /// Redirects the entries of the load that was just opened. When that fails nobody has moved yet, so it is closed
+    /// again at once.
+    fn redirect(&mut self) -> Result<(), Error> {
+        self.apply_edits().inspect_err(|_| {
+            // What went wrong is what the user must hear; `recover` tries the rest again.
+            let _ = self
+                .state
+                .model
+                .reverse()
+                .map(drop)
+                .map_err(Error::from)
+                .and_then(|()| self.close());
+        })
     }
 
     /// Gives the open transition's target a table, writes all tables and records the transition.

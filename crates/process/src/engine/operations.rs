@@ -302,7 +302,8 @@ impl Engine {
         Ok(moved)
     }
 
-    fn close(&mut self) -> Result<(), Error> {
+    /// Closes the open transition: every task is where it leads.
+    pub(super) fn close(&mut self) -> Result<(), Error> {
         self.state.model.complete()?;
         let live: Vec<_> = self.state.model.universes().map(|(id, _)| id).collect();
         self.state.tables.retain(|(id, _)| live.contains(id));
