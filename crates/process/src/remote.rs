@@ -98,7 +98,8 @@ fn suitability(task: &Task) -> u32 {
             Some(0) => 0,
             _ => 2,
         },
-        Some((_, Ok(nr::RESTART_SYSCALL))) => u32::MAX,
+        // If we die during the call, what it was sleeping in ends with EINTR: it can't be restarted a second time.
+        Some((_, Ok(nr::RESTART_SYSCALL))) => 4,
         Some((_, Ok(_))) => 1,
         Some(("running", _)) => 3,
         _ => u32::MAX,
@@ -167,9 +168,6 @@ impl<'a> Host<'a> {
         let regs = &task.regs;
         if !arch::is_64_bit(regs) || regs.rip == 0 {
             return Err("it runs no 64-bit user code");
-        }
-        if regs.orig_rax == nr::RESTART_SYSCALL {
-            return Err("it is restarting a system call");
         }
         if let Some(area) = sys::rseq_area(task.tid)
             && process.memory.read_u64(area.wrapping_add(8)).unwrap_or(1) != 0

@@ -95,7 +95,7 @@ impl Engine {
     /// Safe at every moment, because an entry that jumps in universe 0 runs the original.
     pub(super) fn apply_edits(&mut self) -> Result<(), Error> {
         let wanted = self.wanted();
-        let mut bytes: Vec<(u64, u8)> = Vec::new();
+        let mut bytes: Vec<(u64, u8, bool)> = Vec::new();
         let mut swapped: BTreeSet<(u64, u64)> = BTreeSet::new();
         for (index, entry) in self.state.entries.iter().enumerate() {
             let redirect = wanted.contains(&Slot(index as u32));
@@ -113,7 +113,7 @@ impl Engine {
                         } else {
                             &edit.original
                         };
-                        bytes.extend(value.first().map(|&byte| (edit.at, byte)));
+                        bytes.extend(value.first().map(|&byte| (edit.at, byte, redirect)));
                     }
                 }
                 Method::Swap => {
@@ -124,16 +124,10 @@ impl Engine {
         }
         // A pun may count on the redirected byte of an entry right behind it: it is written after that one, and taken
         // back before.
-        bytes.sort_unstable_by_key(|&(at, _)| std::cmp::Reverse(at));
-        let (back, forth): (Vec<_>, Vec<_>) = bytes.into_iter().partition(|&(at, byte)| {
-            let redirects = |edit: &Edit| edit.at == at && edit.redirected.first() == Some(&byte);
-            !self
-                .state
-                .entries
-                .iter()
-                .any(|entry| entry.edits.iter().any(redirects))
-        });
-        for (at, byte) in back.into_iter().rev().chain(forth) {
+        bytes.sort_unstable_by_key(|&(at, ..)| std::cmp::Reverse(at));
+        let (forth, back): (Vec<_>, Vec<_>) =
+            bytes.into_iter().partition(|&(.., redirect)| redirect);
+        for (at, byte, _) in back.into_iter().rev().chain(forth) {
             self.write(at, &[byte])?;
         }
         for (start, end) in swapped {

@@ -8,6 +8,7 @@ use crate::object::LoadedObject;
 use crate::space::{Space, pages};
 use crate::state::{Entry, Method, Purpose, Region};
 use livegraft_model::Slot;
+use std::collections::HashSet;
 use std::ops::Range;
 
 /// Bytes read before a function, for padding.
@@ -327,11 +328,8 @@ impl Engine {
 
     /// The next free chunk in a trampoline region near the function, planning a region where there is none.
     fn plan_chunk(&self, plan: &mut Plan, function: &Function<'_>) -> Result<u64, Error> {
-        let used = |at: u64| {
-            let all = self.state.entries.iter().chain(&plan.entries);
-            all.map(|entry| entry.continuation)
-                .any(|other| (at..at + arch::CHUNK).contains(&other))
-        };
+        let all = self.state.entries.iter().chain(&plan.entries);
+        let used: HashSet<u64> = all.map(|entry| entry.continuation).collect();
         let span = function.object.span();
         let reaches =
             |at: u64| at.abs_diff(span.start) < arch::NEAR && at.abs_diff(span.end) < arch::NEAR;
@@ -339,7 +337,7 @@ impl Engine {
         for region in all.filter(|region| region.purpose == Purpose::Trampolines) {
             let mut at = region.start + arch::STUB_AREA;
             while at + arch::CHUNK <= region.end() && reaches(at) {
-                if !used(at) {
+                if !used.contains(&(at + arch::CONTINUATION)) {
                     return Ok(at);
                 }
                 at += arch::CHUNK;
@@ -381,7 +379,7 @@ impl Engine {
             .find(|region| (region.start..region.end()).contains(&chunk_at))
             .map(|region| region.start)
             .ok_or(NotRedirectable::NoNearMemory)?;
-        let continuation = arch::continuation(&site, chunk_at + 8)?;
+        let continuation = arch::continuation(&site, chunk_at + arch::CONTINUATION)?;
         let chunk = arch::chunk(chunk_at, stub, plan.low, slot, &continuation.bytes)
             .ok_or(NotRedirectable::NoNearMemory)?;
         let last = chunk.continuation + continuation.bytes.len() as u64;

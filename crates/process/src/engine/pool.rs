@@ -218,7 +218,7 @@ impl Engine {
             let Some(entry) = self.state.entry(slot) else {
                 continue;
             };
-            let chunk = entry.continuation.saturating_sub(8);
+            let chunk = entry.continuation.saturating_sub(arch::CONTINUATION);
             let places = [
                 (entry.start, entry.at),
                 (entry.trampoline, entry.trampoline.saturating_add(7)),
@@ -269,7 +269,7 @@ impl Engine {
             .filter(|region| region.purpose == Purpose::Trampolines)
             .map(|region| unnamed(region.start, region.start + arch::STUB_AREA - 1));
         let thunks = self.state.entries.iter().map(|entry| {
-            let chunk = entry.continuation.saturating_sub(8);
+            let chunk = entry.continuation.saturating_sub(arch::CONTINUATION);
             unnamed(entry.thunk, chunk.saturating_add(arch::CHUNK - 1))
         });
         Ranges::new(stubs.chain(thunks).collect())

@@ -25,7 +25,7 @@ const STACK_HIGH: i64 = -40;
 const RANGES: i64 = -32;
 const RANGE_COUNT: i64 = -24;
 
-/// Offsets within a chunk.
+/// Where in a chunk the original goes on: behind the trampoline.
 pub const CONTINUATION: u64 = 8;
 const THUNK: u64 = 64;
 const RED_ZONE: i32 = 128;

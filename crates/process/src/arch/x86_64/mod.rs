@@ -6,7 +6,8 @@ mod frame;
 mod syscall;
 
 pub use code::{
-    CHUNK, Chunk, STUB_AREA, SWITCH_HEADER, SwitchHeader, chunk, decode_header, header, stub, table,
+    CHUNK, CONTINUATION, Chunk, STUB_AREA, SWITCH_HEADER, SwitchHeader, chunk, decode_header,
+    header, stub, table,
 };
 pub use entry::{
     CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, last_return_address, pun_edit,
