@@ -127,3 +127,29 @@ fn three_hundred_random_moments() {
     massacre("gcc -O2 pie", &["1", "6", "0"], 150);
     massacre("gcc -O2 pie", &["1", "3", "1"], 150);
 }
+
+/// The first load into a process maps everything, by calls that a task of the target makes: killed at any moment, the
+/// task returns to what it was doing, and nothing is left that the next load stumbles over.
+#[test]
+fn first_load_killed() {
+    let plan = Plan::read("many");
+    let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
+    let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+    let seed = seed();
+    let mut random = Random(seed);
+    let mut killed = 0;
+    for number in 0..60 {
+        let mut target = Target::start(&plan, &exe, &["3", "1"]);
+        target.expect("old");
+        let what = kill_one(&target, &klp, &mut random);
+        killed += usize::from(what.ends_with("killed"));
+        target.assert_undisturbed();
+        recover(
+            &mut target,
+            &klp,
+            &format!("LIVEGRAFT_SEED={seed}, process {number}, {what}"),
+        );
+        target.finish();
+    }
+    note(&format!("60 first loads, {killed} of them killed"));
+}
