@@ -119,20 +119,20 @@ impl Engine {
         for region in &self.state.regions {
             space.take(region.start..region.end());
         }
-        let pid = self.process.pid;
-        let text = self
-            .gadgets
-            .restorers
-            .first()
-            .copied()
-            .unwrap_or(arch::USER_END / 2);
-        let start = space
-            .find_near(len, &(text..text + 1))
-            .ok_or(Error::NoSpace {
-                size: len,
-                object: format!("process {pid}"),
-            })?;
+        let start = self.far_from_everything(&space, len)?;
         Ok(planned(start, len, purpose))
+    }
+
+    /// Where nothing else is near, for what need not be in reach of code.
+    fn far_from_everything(&self, space: &Space, len: u64) -> Result<u64, Error> {
+        let known = self.gadgets.restorers.first().copied();
+        let text = known.unwrap_or(arch::USER_END / 2);
+        space
+            .find_near(len, &(text..text + 1))
+            .ok_or_else(|| Error::NoSpace {
+                size: len,
+                object: "the C library".to_owned(),
+            })
     }
 
     /// Begins a plan.
@@ -190,19 +190,7 @@ impl Engine {
             return Ok(region.start + SWITCH_HEADER);
         }
         let len = table_bytes(slots.saturating_mul(2)).next_multiple_of(PAGE);
-        let near = self
-            .gadgets
-            .restorers
-            .first()
-            .copied()
-            .unwrap_or(arch::USER_END / 2);
-        let start = plan
-            .space
-            .find_near(len, &(near..near + 1))
-            .ok_or(Error::NoSpace {
-                size: len,
-                object: "the C library".to_owned(),
-            })?;
+        let start = self.far_from_everything(&plan.space, len)?;
         self.add(plan, planned(start, len, Purpose::Tables));
         Ok(start + SWITCH_HEADER)
     }
@@ -217,19 +205,7 @@ impl Engine {
         {
             return Ok(());
         }
-        let near = self
-            .gadgets
-            .restorers
-            .first()
-            .copied()
-            .unwrap_or(arch::USER_END / 2);
-        let start = plan
-            .space
-            .find_near(PAGE, &(near..near + 1))
-            .ok_or(Error::NoSpace {
-                size: PAGE,
-                object: "the C library".to_owned(),
-            })?;
+        let start = self.far_from_everything(&plan.space, PAGE)?;
         self.add(plan, planned(start, PAGE, Purpose::Pool));
         Ok(())
     }
