@@ -41,6 +41,9 @@ impl Booster {
             .name("livegraft-boost".to_owned())
             .spawn(move || {
                 if !sys::run_first(true) {
+                    // In this order: a loan asked for after this finds nobody, one before finds it over.
+                    drop(incoming);
+                    its_busy.store(false, Ordering::Release);
                     return;
                 }
                 let _ = its_thread.set(sys::own_tid());
