@@ -48,12 +48,12 @@ fn one_to_a_thousand_tasks() {
 }
 
 #[test]
-fn two_hundred_spinning_tasks() {
+fn sixty_spinning_tasks() {
     let (plan, exe, klp) = built("many", &Build::new("gcc -O2 pie"));
-    let mut target = Target::start(&plan, &exe, &["10", "200"]);
+    let mut target = Target::start(&plan, &exe, &["10", "60"]);
     let (loaded, _) = one_round(&mut target, &klp);
     note(&format!(
-        "200 spinning tasks in {} us",
+        "60 spinning tasks in {} us",
         loaded.number("transition_us")
     ));
     target.finish();
