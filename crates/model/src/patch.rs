@@ -96,6 +96,7 @@ pub struct Livepatch {
     settled: UniverseId,
     transition: Option<Transition>,
     next_patch: u32,
+    next_universe: u32,
 }
 
 impl Default for Livepatch {
@@ -106,6 +107,7 @@ impl Default for Livepatch {
             settled: UniverseId::ORIGINAL,
             transition: None,
             next_patch: 1,
+            next_universe: 1,
         }
     }
 }
@@ -116,9 +118,12 @@ impl Livepatch {
         &self.patches
     }
 
-    /// The patch of that name.
+    /// The patch of that name: the one that is not disabled, where the name has been used for another before.
     pub fn patch_named(&self, name: &str) -> Option<&Patch> {
-        self.patches.iter().find(|patch| patch.name == name)
+        let named = || self.patches.iter().filter(|patch| patch.name == name);
+        named()
+            .find(|patch| patch.state != PatchState::Disabled)
+            .or_else(|| named().next())
     }
 
     /// The patch of that identity.
@@ -261,10 +266,9 @@ impl Livepatch {
         if let Some((&id, _)) = self.universes.iter().find(|(_, known)| **known == universe) {
             return id;
         }
-        let mut id = UniverseId(1);
-        while self.universes.contains_key(&id) {
-            id.0 = id.0.saturating_add(1);
-        }
+        // Never one that was used before: what still names an old one names nothing.
+        let id = UniverseId(self.next_universe);
+        self.next_universe = self.next_universe.saturating_add(1);
         self.universes.insert(id, universe);
         id
     }

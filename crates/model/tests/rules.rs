@@ -207,3 +207,29 @@ fn universes_with_equal_contents_are_one() {
         1
     );
 }
+
+/// Another patch may have had the name before: what is loaded now counts.
+#[test]
+fn a_name_used_before_still_refuses_the_second_load() {
+    let mut livepatch = Livepatch::default();
+    loaded(&mut livepatch, "fix", &[FOO]);
+    unloaded(&mut livepatch, "fix");
+    let second = loaded(&mut livepatch, "fix", &[FOO]);
+    assert_eq!(
+        livepatch.patch_named("fix").map(|patch| patch.id),
+        Some(second)
+    );
+    let refused = Err(Refusal::AlreadyLoaded("fix".to_owned()));
+    assert_eq!(livepatch.may_load("fix"), refused);
+}
+
+/// What still names a universe that is gone must not name another.
+#[test]
+fn the_number_of_a_universe_is_not_used_again() {
+    let mut livepatch = Livepatch::default();
+    loaded(&mut livepatch, "one", &[FOO]);
+    let first = livepatch.settled();
+    unloaded(&mut livepatch, "one");
+    loaded(&mut livepatch, "two", &[BAR]);
+    assert_ne!(livepatch.settled(), first);
+}
