@@ -42,8 +42,11 @@ pub struct Transitioned {
     longest_stop_us: u128,
     most_stopped: u64,
     blocked: Vec<BlockedTask>,
+    foreign: Vec<String>,
     #[serde(skip)]
     ended: Ended,
+    #[serde(skip)]
+    complete: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -118,7 +121,9 @@ impl Transitioned {
             longest_stop_us: report.longest_stop.as_micros(),
             most_stopped: report.most_stopped,
             blocked: report.blocked.iter().map(BlockedTask::new).collect(),
+            foreign: report.foreign.clone(),
             ended: report.ended,
+            complete: report.complete,
         }
     }
 
@@ -127,7 +132,7 @@ impl Transitioned {
             Ended::Reversed => 3,
             Ended::TimedOut => 4,
             // A forked child has been left in transition.
-            _ if !self.blocked.is_empty() => 4,
+            _ if !self.complete => 4,
             _ => 0,
         })
     }
@@ -190,6 +195,12 @@ impl fmt::Display for Transitioned {
         for blocked in &self.blocked {
             writeln!(f, "  {blocked}")?;
         }
+        for function in &self.foreign {
+            writeln!(
+                f,
+                "  warning: something else has changed the entry of {function} meanwhile; it may run the original"
+            )?;
+        }
         Ok(())
     }
 }
@@ -236,6 +247,7 @@ struct Entry {
     entry: &'static str,
     redirected: bool,
     intact: bool,
+    gone: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -328,6 +340,7 @@ impl Listed {
                     function: entry.function.clone(),
                     address: hex(entry.address),
                     entry: entry.entry,
+                    gone: entry.gone,
                     redirected: entry.redirected,
                     intact: entry.intact,
                 })

@@ -124,6 +124,16 @@ pub enum Error {
         /// What it looks like.
         guess: &'static str,
     },
+    /// A page that is to be replaced by a copy differs from the file beyond our own entries.
+    #[error(
+        "the page at {page:#x}, on which the entry of `{function}` lies, is not as its file has it (a breakpoint of a debugger, a uprobe of perf, bpftrace or SystemTap, or another tool has changed it); remove that first"
+    )]
+    ForeignPage {
+        /// The function.
+        function: String,
+        /// The page.
+        page: u64,
+    },
     /// An entry can't be redirected.
     #[error("`{function}` can't be redirected{}: {why}", .forced.map(|method| format!(" by {method}")).unwrap_or_default())]
     NotRedirectable {
@@ -140,7 +150,7 @@ pub enum Error {
     /// A field of the patch whose behaviour comes later.
     #[error("{0}")]
     Unsupported(String),
-    /// A patch of that name with other contents is still mapped.
+    /// An object's file can't be read.
     #[error("reading {object}: {source}")]
     Object {
         /// Which.
@@ -223,7 +233,7 @@ impl Error {
             Error::ObjectNotLoaded { .. } => "object-not-loaded",
             Error::WrongBuildId { .. } => "wrong-build-id",
             Error::Fingerprint { .. } => "fingerprint",
-            Error::ForeignBytes { .. } => "foreign-bytes",
+            Error::ForeignBytes { .. } | Error::ForeignPage { .. } => "foreign-bytes",
             Error::NotRedirectable { .. } => "not-redirectable",
             Error::Refused(Refusal::TransitionOpen(_)) => "transition-open",
             Error::Refused(Refusal::AlreadyLoaded(_)) => "already-loaded",

@@ -6,7 +6,7 @@ use crate::sys::{self, Tid};
 use livegraft_model::Listing;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::DirEntryExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Reads a small file of /proc in as few calls as it takes; most need one.
@@ -56,30 +56,20 @@ impl Task {
             .to_owned()
     }
 
-    /// How often it has been scheduled away: unchanged while asleep means that it has not run.
-    pub fn switches(&self) -> Option<Switches> {
-        let status = read_proc_text(&self.dir().join("status")).ok()?;
-        let field = |name: &str| {
-            status
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .map(str::trim)
-        };
-        Some(Switches {
-            asleep: field("State:").is_some_and(|state| !state.starts_with('R')),
-            count: field("voluntary_ctxt_switches:")?.parse::<u64>().ok()?
-                + field("nonvoluntary_ctxt_switches:")?.parse::<u64>().ok()?,
-        })
+    /// Whether it is still there, and no other task has its number.
+    fn is_there(&self) -> bool {
+        fs::symlink_metadata(self.dir()).is_ok_and(|metadata| metadata.ino() == self.inode)
     }
-}
 
-/// See [`Task::switches`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Switches {
-    /// Not running and not waiting for a processor.
-    pub asleep: bool,
-    /// Voluntary and involuntary ones together.
-    pub count: u64,
+    /// The stack pointer and program counter with which it sleeps in a system call; `None` when it runs, or waits for
+    /// its turn on a processor, or is stopped. Tells without stopping it that nothing has changed; it proves no more.
+    pub fn asleep_at(&self) -> Option<(u64, u64)> {
+        let text = read_proc_text(&self.dir().join("syscall")).ok()?;
+        let mut words = text.split_ascii_whitespace().rev();
+        let mut next = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+        let (pc, sp) = (next()?, next()?);
+        Some((sp, pc))
+    }
 }
 
 /// What of /proc/PID/stat matters here.
@@ -235,34 +225,28 @@ impl Process {
             .filter(|&pid| pid != 0)
     }
 
-    /// All tasks that run in this memory. A listing can miss live tasks when others die under it, so it counts as
-    /// complete only when it agrees with `Threads:`.
+    /// All tasks that run in this memory. See [`list_tasks`] for when the listing counts as complete.
     ///
     /// # Errors
-    /// [`Error::NoProcess`] when the process is gone.
+    /// [`Error::Exited`] when the process is gone.
     pub fn tasks(&self) -> Result<Listing<Task>, Error> {
         let mut tasks = Vec::new();
-        let before = self.threads();
-        list_tasks(self.pid, &mut tasks).map_err(|_| Error::Exited(self.pid))?;
-        let after = self.threads();
-        let complete = match (before, after) {
-            (Some(before), Some(after)) => tasks.len() >= before.min(after),
-            _ => return Err(Error::Exited(self.pid)),
-        };
+        let mut complete = list_tasks(self.pid, &mut tasks).map_err(|_| Error::Exited(self.pid))?;
         for pid in sharers(self.pid) {
-            // One that ended meanwhile is no task any more.
-            let _ = list_tasks(pid, &mut tasks);
+            // One that ended meanwhile has no tasks any more.
+            complete &= list_tasks(pid, &mut tasks).unwrap_or(true);
         }
         Ok(Listing { tasks, complete })
     }
-
-    fn threads(&self) -> Option<usize> {
-        status_field(&self.dir(), "Threads")?.parse().ok()
-    }
 }
 
-fn list_tasks(pid: i32, tasks: &mut Vec<Task>) -> io::Result<()> {
-    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+/// Adds the tasks of a process, and says whether that is proven to be all of them. The kernel can leave live tasks out
+/// when others die while it lists them (fs/proc/base.c, next_tid). The proof: all that were listed and are still there
+/// afterwards are as many as the kernel counted in between.
+fn list_tasks(pid: i32, tasks: &mut Vec<Task>) -> io::Result<bool> {
+    let dir = PathBuf::from(format!("/proc/{pid}"));
+    let first = tasks.len();
+    for entry in fs::read_dir(dir.join("task"))? {
         let entry = entry?;
         if let Some(tid) = entry
             .file_name()
@@ -276,7 +260,13 @@ fn list_tasks(pid: i32, tasks: &mut Vec<Task>) -> io::Result<()> {
             });
         }
     }
-    Ok(())
+    let counted = status_field(&dir, "Threads").and_then(|text| text.parse::<usize>().ok());
+    let listed = tasks.get(first..).unwrap_or_default();
+    if counted.is_none_or(|counted| listed.len() < counted) {
+        return Ok(false);
+    }
+    let alive = listed.iter().filter(|task| task.is_there()).count();
+    Ok(counted == Some(alive))
 }
 
 /// Other processes that run in the same memory (vfork children until they exec, CLONE_VM without CLONE_THREAD).

@@ -14,6 +14,12 @@ use std::io;
 use std::time::Duration;
 
 const CALL_BOUND: Duration = Duration::from_secs(5);
+/// A call that stops more often is given up.
+const MOST_STOPS: usize = 1000;
+/// Room below the frame, for what calls read.
+const BELOW_FRAME: u64 = 256;
+/// So much of a stack is searched for a signal frame.
+const SEARCHED: u64 = 1 << 20;
 const SCAN_LIMIT: u64 = 16 << 20;
 
 /// Code of the target that remote calls and the stack check need.
@@ -106,6 +112,31 @@ fn suitability(task: &Task) -> u32 {
     }
 }
 
+/// The lowest address that may be written on a task's stack. On an alternate signal stack that is its own begin, which
+/// the handler's frame names: what lies below it may be anything. Any other stack is as good as the kernel finds it when
+/// it delivers a signal, for which it needs as much room as we do.
+fn lowest_of_stack(process: &Process, gadgets: &Gadgets, regs: &sys::Registers) -> Option<u64> {
+    let (low, high) = process.mapping_at(regs.rsp).ok()?;
+    let end = high.min(regs.rsp.saturating_add(SEARCHED));
+    let from = regs.rsp & !7;
+    let len = usize::try_from(end.checked_sub(from)?).ok()?;
+    let stack = process.memory.read_vec(from, len).ok()?;
+    let words = stack
+        .chunks_exact(8)
+        .map(|word| word.try_into().map(u64::from_le_bytes));
+    let frames = (from..)
+        .step_by(8)
+        .zip(words.map(Result::unwrap_or_default))
+        .filter(|(_, word)| gadgets.restorers.contains(word));
+    let alternate = frames.filter_map(|(at, _)| {
+        let (start, size) = arch::alternate_stack(at, |at| process.memory.read_u64(at).ok())?;
+        (start..=start.saturating_add(size))
+            .contains(&regs.rsp)
+            .then_some(start)
+    });
+    Some(alternate.fold(low, u64::max))
+}
+
 impl<'a> Host<'a> {
     /// Stops a task that can make calls, the best that there is.
     ///
@@ -116,9 +147,6 @@ impl<'a> Host<'a> {
         gadgets: &'a Gadgets,
         tracer: &'a mut Tracer,
     ) -> Result<Host<'a>, Error> {
-        let filtered =
-            crate::process::status_field(&process.live, "Seccomp").is_some_and(|mode| mode != "0");
-        let options = sys::O_TRACESYSGOOD | if filtered { sys::O_SUSPEND_SECCOMP } else { 0 };
         let mut why = String::from("it has no task that is suitable");
         for _ in 0..50 {
             let tasks = process.tasks()?.tasks;
@@ -135,7 +163,11 @@ impl<'a> Host<'a> {
             }
             candidates.sort_unstable();
             for (_, task) in candidates {
-                let stopped = match tracer.stop(task, options) {
+                // Filters are a task's own.
+                let mode = crate::process::status_field(&task.dir(), "Seccomp");
+                let filtered = mode.is_some_and(|mode| mode != "0");
+                let suspend = if filtered { sys::O_SUSPEND_SECCOMP } else { 0 };
+                let stopped = match tracer.stop(task, sys::O_TRACESYSGOOD | suspend) {
                     Stopping::Stopped(stopped) => stopped,
                     Stopping::Gone => continue,
                     Stopping::Late => {
@@ -182,10 +214,8 @@ impl<'a> Host<'a> {
         let mask = sys::signal_mask(task.tid).map_err(|_| "its signal mask can't be read")?;
         let (frame, bytes) = arch::frame(regs, mask, &xstate, gadgets.restorer)
             .ok_or("its floating point state can't be kept")?;
-        let stack = process
-            .mapping_at(regs.rsp)
-            .map_err(|_| "it has no stack")?;
-        if frame < stack.0 {
+        let lowest = lowest_of_stack(process, gadgets, regs).ok_or("it has no stack")?;
+        if frame.saturating_sub(BELOW_FRAME) < lowest {
             return Err("its stack is nearly full");
         }
         process
@@ -206,11 +236,12 @@ impl<'a> Host<'a> {
     /// # Errors
     /// [`Error::Io`]: the stack is full.
     pub fn place(&self, bytes: &[u8]) -> Result<u64, Error> {
-        let at = self
-            .frame
-            .wrapping_sub(256)
-            .wrapping_sub(bytes.len() as u64)
-            & !15;
+        let at = self.frame.wrapping_sub(BELOW_FRAME) & !15;
+        if bytes.len() as u64 > BELOW_FRAME {
+            return Err(Error::io("writing to a stack")(
+                io::ErrorKind::InvalidInput.into(),
+            ));
+        }
         self.process
             .memory
             .write(at, bytes)
@@ -244,18 +275,20 @@ impl<'a> Host<'a> {
             &arch::prepare_call(&self.task.regs, gadget, self.frame, number, args),
         )?;
         sys::set_signal_mask(tid, u64::MAX)?;
-        // To the entry of the call, then to its exit. A group stop may come between.
-        let mut at_exit = false;
-        loop {
-            sys::resume_to_syscall(tid, 0)?;
+        // To the entry of the call, then to its exit. A group stop may come between, and a SIGSTOP, which no mask keeps
+        // away: it is passed on, and the task takes part in the stop once it is let go.
+        let (mut at_exit, mut pass_on) = (false, 0);
+        for _ in 0..MOST_STOPS {
+            sys::resume_to_syscall(tid, std::mem::take(&mut pass_on))?;
             match self.task.wait(CALL_BOUND)? {
-                Some(Stop::Syscall) if at_exit => break,
+                Some(Stop::Syscall) if at_exit => return Ok(sys::registers(tid)?.rax),
                 Some(Stop::Syscall) => at_exit = true,
+                Some(Stop::Signal(libc::SIGSTOP)) => pass_on = libc::SIGSTOP,
                 Some(Stop::Event | Stop::Other | Stop::Signal(_)) => {}
-                Some(Stop::Exited) | None => return Err(io::ErrorKind::TimedOut.into()),
+                Some(Stop::Exited) | None => break,
             }
         }
-        Ok(sys::registers(tid)?.rax)
+        Err(io::ErrorKind::TimedOut.into())
     }
 
     /// Back to an event stop, where the kernel looks again whether a call is to be restarted.

@@ -19,6 +19,8 @@ pub struct State {
     pub images: Vec<Image>,
     /// The tables of the universes other than 0: address of the first slot.
     pub tables: Vec<(UniverseId, u64)>,
+    /// Text pages that entries redirected by swap lie on: address, SHA-256 of what the file has there.
+    pub pages: Vec<(u64, [u8; 32])>,
     /// Who works on the process.
     pub controller: Option<Controller>,
     /// When the open transition began, in milliseconds since the epoch.
@@ -159,8 +161,23 @@ pub struct Entry {
     pub thunk: u64,
     /// The ranges of the original: (after, last), as the stack check wants them.
     pub bodies: Vec<(u64, u64)>,
-    /// Where the original jumps to outside of itself.
+    /// Where the original jumps to outside of itself, and its own entry if it jumps there.
     pub tails: Vec<u64>,
+    /// Entries behind this one whose redirected first bytes are part of this one's jump: while this one jumps, they do.
+    pub counts_on: Vec<Slot>,
+    /// What tells that the object is still there.
+    pub identity: Identity,
+}
+
+/// Bytes of an object's headers, by which it is known again: another library may come to its place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Identity {
+    /// Where they lie.
+    pub at: u64,
+    /// How many.
+    pub len: u32,
+    /// Their SHA-256.
+    pub sha256: [u8; 32],
 }
 
 /// A patch in the target's memory.
@@ -202,10 +219,10 @@ impl State {
         self.entries.get(slot.0 as usize)
     }
 
-    /// The slot of the function at that address.
-    pub fn slot_at(&self, start: u64) -> Option<Slot> {
-        let index = self.entries.iter().position(|entry| entry.start == start)?;
-        u32::try_from(index).ok().map(Slot)
+    /// All entries with their slots.
+    pub fn slots(&self) -> impl Iterator<Item = (Slot, &Entry)> {
+        let numbered = self.entries.iter().enumerate();
+        numbered.map(|(index, entry)| (Slot(index as u32), entry))
     }
 
     /// The region that an address lies in.

@@ -3,7 +3,7 @@
 use super::{Blocked, Engine};
 use crate::error::Error;
 use crate::state::State;
-use livegraft_model::{Operation, PatchState, Slot, Standing, UniverseId};
+use livegraft_model::{Operation, PatchState, Standing, UniverseId};
 
 /// One patch.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub struct EntryView {
     pub redirected: bool,
     /// Whether the bytes there are what they should be.
     pub intact: bool,
+    /// Its object is not there any more.
+    pub gone: bool,
 }
 
 /// One mapping of livegraft's.
@@ -91,7 +93,7 @@ impl Engine {
     /// What is recorded, compared with what is there.
     pub fn overview(&self) -> Overview {
         let state = &self.state;
-        let redirected = state.model.redirected();
+        let wanted = self.wanted();
         let patches = state.model.patches().iter().map(|patch| PatchView {
             name: patch.name.clone(),
             state: patch.state,
@@ -101,17 +103,20 @@ impl Engine {
                 .map(|&slot| state.display(slot))
                 .collect(),
         });
-        let entries = state.entries.iter().enumerate().map(|(index, entry)| {
-            let wanted = redirected.contains(&Slot(index as u32));
+        let entries = state.slots().map(|(slot, entry)| {
+            let gone = self.gone.contains(&slot);
+            let wanted = wanted.contains(&slot) && !gone;
             EntryView {
-                function: state.display(Slot(index as u32)),
+                function: state.display(slot),
                 address: entry.at,
                 entry: entry.method.name(),
                 redirected: wanted,
-                intact: entry
-                    .edits
-                    .iter()
-                    .all(|edit| self.stands(edit) == Some(wanted)),
+                intact: gone
+                    || entry
+                        .edits
+                        .iter()
+                        .all(|edit| self.stands(edit) == Some(wanted)),
+                gone,
             }
         });
         Overview {

@@ -52,8 +52,10 @@ impl Engine {
                 why: "its C library has no code that livegraft knows how to use".to_owned(),
             });
         }
-        self.survey()?;
-        self.rewind_pool();
+        let none_waits = self.survey()?;
+        if none_waits {
+            self.clear_pool()?;
+        }
         if let Some(id) = self.disabled_image(patch, name, forced, &functions) {
             self.reopen(id)?;
             return Ok(id);
@@ -142,7 +144,7 @@ impl Engine {
     fn compare_text(&self, function: &Function<'_>) -> Result<(), Error> {
         let (address, wanted) = function.surroundings();
         let mut wanted = wanted.to_vec();
-        self.overlay(address, &mut wanted, &self.state.model.redirected());
+        self.overlay(address, &mut wanted);
         self.compare_bytes(&function.name, address, &wanted)
     }
 
@@ -164,8 +166,7 @@ impl Engine {
         })?;
         // It lies where its objects were then; and the user may want other entries now.
         let same = functions.iter().all(|(function, _)| {
-            self.state
-                .slot_at(function.start)
+            self.slot_at(function.start)
                 .and_then(|slot| self.state.entry(slot))
                 .is_some_and(|entry| {
                     entry.at == function.at() && forced.is_none_or(|m| m == entry.method)
@@ -184,7 +185,7 @@ impl Engine {
     /// Redirects the entries of the load that was just opened. When that fails nobody has moved yet, so it is closed
     /// again at once.
     fn redirect(&mut self) -> Result<(), Error> {
-        self.apply_edits().inspect_err(|_| {
+        self.apply_edits(true).inspect_err(|_| {
             // What went wrong is what the user must hear; `recover` tries the rest again.
             let _ = self
                 .state
@@ -248,7 +249,7 @@ impl Engine {
         self.make_room(functions.len() as u64 * RECORD_PER_FUNCTION)?;
         let (mut fresh, mut known) = (Vec::new(), Vec::new());
         for (function, _) in &functions {
-            match self.state.slot_at(function.start) {
+            match self.slot_at(function.start) {
                 Some(slot) => known.push(slot),
                 None => fresh.push(function.clone()),
             }
@@ -279,12 +280,17 @@ impl Engine {
             regions,
             writes,
             entries,
+            pages,
             ..
         } = plan;
         for (address, bytes) in writes {
             self.write(address, &bytes)?;
         }
         self.state.entries.extend(entries);
+        // Another object may have been there before.
+        let again = |page: u64| pages.iter().any(|&(other, _)| other == page);
+        self.state.pages.retain(|&(page, _)| !again(page));
+        self.state.pages.extend(pages);
         let image = self.image(patch, &functions, &linked, base, layout.total_size);
         self.open_new(name, image, table, &regions)
     }
@@ -307,7 +313,7 @@ impl Engine {
                     None => body.end,
                 };
                 Some(ImageFunction {
-                    slot: self.state.slot_at(function.start)?,
+                    slot: self.slot_at(function.start)?,
                     entry: linked.symbol_avma(func.new_func)?,
                     tails: bodies
                         .iter()
@@ -396,8 +402,12 @@ impl Engine {
             self.commit_idle()
         } else {
             self.registry = None;
+            // The record goes last: until then it names what is left.
+            let (registry, others): (Vec<Region>, Vec<Region>) = mine.into_iter().partition(grown);
+            self.unmap(&others)?;
+            self.unmap(&registry)?;
             self.state = before;
-            self.unmap(&mine)
+            Ok(())
         }
     }
 }

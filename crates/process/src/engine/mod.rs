@@ -16,13 +16,14 @@ use crate::arch::{self, PAGE, SLOT_BYTES, SWITCH_HEADER, nr};
 use crate::error::Error;
 use crate::memory::Memory;
 use crate::object::{self, Mapping};
-use crate::process::{Process, Stat, Task};
+use crate::process::{Process, Stat};
 use crate::registry::{self, Registry};
 use crate::remote::{Gadgets, Host};
 use crate::state::{Controller, Purpose, Region, State};
 use crate::sys;
 use crate::tracer::{Stopping, Tracer};
 use livegraft_model::{Slot, Standing, UniverseId, Version};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -38,8 +39,9 @@ pub struct Engine {
     state: State,
     tracer: Tracer,
     gadgets: Gadgets,
-    /// Pool cells handed out beyond these addresses only: (region index among pools, offset).
     pool: pool::Cursor,
+    /// The slots whose objects are not there any more.
+    gone: BTreeSet<Slot>,
     _lock: Option<File>,
 }
 
@@ -61,11 +63,9 @@ impl Engine {
         Process::open(pid)?;
         let lock = File::open(Path::new("/proc").join(pid.to_string()))
             .map_err(|_| Error::NoProcess(pid))?;
-        let locked = sys::try_lock(&lock);
-        if !locked {
-            let other = Engine::inspect(pid)
-                .ok()
-                .and_then(|other| other.state.controller);
+        if !sys::try_lock(&lock) {
+            let other = Engine::inspect(pid).ok();
+            let other = other.and_then(|other| other.state.controller);
             return Err(Error::Locked {
                 pid,
                 other: other.map(|controller| controller.pid),
@@ -90,7 +90,7 @@ impl Engine {
             |(registry, state)| (Some(registry), state),
         );
         let gadgets = Gadgets::find(&process, &maps).unwrap_or_default();
-        Ok(Engine {
+        let mut engine = Engine {
             process,
             maps,
             registry,
@@ -98,8 +98,11 @@ impl Engine {
             tracer: Tracer::default(),
             gadgets,
             pool: pool::Cursor::default(),
+            gone: BTreeSet::new(),
             _lock: lock,
-        })
+        };
+        engine.refresh_gone();
+        Ok(engine)
     }
 
     /// The process.
@@ -243,9 +246,21 @@ impl Engine {
     fn is_mapped(&self, region: &Region) -> bool {
         let protection = region.purpose.protection();
         let bit = |flag: i32| protection & flag != 0;
+        // Neighbours of ours with the same protection become one mapping.
+        let all_ours = |mapping: &Mapping| {
+            let mut at = mapping.start;
+            while let Some(ours) = self.state.region_at(at) {
+                at = ours.end();
+                if at >= mapping.end {
+                    return at == mapping.end;
+                }
+            }
+            false
+        };
         self.maps.iter().any(|mapping| {
-            mapping.start == region.start
-                && mapping.end == region.end()
+            mapping.start <= region.start
+                && mapping.end >= region.end()
+                && all_ours(mapping)
                 && !mapping.shared
                 && (mapping.inode == 0 || registry::is_ours(mapping))
                 && mapping.read == bit(libc::PROT_READ)
@@ -331,7 +346,7 @@ impl Engine {
             self.commit()?;
             self.refresh_maps()?;
         }
-        self.apply_edits()
+        self.apply_edits(false)
     }
 
     /// The gs base that stands for a universe.
@@ -422,16 +437,20 @@ impl Engine {
         Ok(())
     }
 
-    /// Looks at every task once, changing nothing: each must be one that the engine can serve. Returns them with
-    /// where they stand.
-    fn survey(&mut self) -> Result<Vec<(Task, Standing)>, Error> {
+    /// Looks at every task once, changing nothing: each must be one that the engine can serve. Says whether it is certain
+    /// that none is in a private table.
+    fn survey(&mut self) -> Result<bool, Error> {
         let pid = self.process.pid;
-        let mut seen = Vec::new();
-        for task in self.process.tasks()?.tasks {
+        let listing = self.process.tasks()?;
+        let mut none_waits = listing.complete;
+        for task in listing.tasks {
             for attempt in 0.. {
                 match self.tracer.stop(task, 0) {
                     Stopping::Gone => break,
-                    Stopping::Late => break,
+                    Stopping::Late => {
+                        none_waits = false;
+                        break;
+                    }
                     Stopping::Denied(_) if !self.is_alive() => return Err(Error::Exited(pid)),
                     Stopping::Denied(0) if attempt > 3 => return Err(Error::NoPermission(pid)),
                     Stopping::Denied(tracer) if tracer != 0 && attempt > 3 => {
@@ -452,16 +471,13 @@ impl Engine {
                             tid: task.tid,
                             value,
                         })?;
-                        if let Standing::Waiting { .. } = standing {
-                            self.pool.keep(value.wrapping_add(self.state.low));
-                        }
-                        seen.push((task, standing));
+                        none_waits &= matches!(standing, Standing::In(_));
                         break;
                     }
                 }
             }
         }
-        Ok(seen)
+        Ok(none_waits)
     }
 }
 

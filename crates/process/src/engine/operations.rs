@@ -1,5 +1,6 @@
 //! What the commands do: load, unload, resume, reverse.
 
+use super::transition::Converged;
 use super::{Blocked, Engine};
 use crate::error::Error;
 use crate::process::{Stat, all_processes};
@@ -84,6 +85,10 @@ pub struct Report {
     pub children: usize,
     /// Who has not moved; when everyone was brought back, who held the transition up.
     pub blocked: Vec<Blocked>,
+    /// Nobody is left, in the process and in its forked children.
+    pub complete: bool,
+    /// Functions whose entries something else has changed since: they run whatever that makes of them.
+    pub foreign: Vec<String>,
 }
 
 /// Milliseconds since the epoch.
@@ -99,6 +104,8 @@ struct Moved {
     tasks: usize,
     children: usize,
     blocked: Vec<Blocked>,
+    /// Here, and in all children.
+    complete: bool,
 }
 
 impl Engine {
@@ -133,8 +140,6 @@ impl Engine {
             if patch.is_none_or(|patch| patch.name != name) {
                 return Err(self.busy());
             }
-            self.survey()?;
-            self.rewind_pool();
             if open.heading() == Operation::Load {
                 self.turn_round()?;
             }
@@ -162,8 +167,10 @@ impl Engine {
             self.commit_idle()?;
             return Ok(None);
         };
-        self.survey()?;
-        self.rewind_pool();
+        if open.heading() == Operation::Load {
+            // Else it would be completed with a function that nobody redirects.
+            self.compare_entries(open.patch)?;
+        }
         self.run(open.patch, options, progress).map(Some)
     }
 
@@ -206,9 +213,7 @@ impl Engine {
 
     /// Records that tasks go back to where they came from.
     fn turn_round(&mut self) -> Result<(), Error> {
-        self.survey()?;
         self.disarm()?;
-        self.rewind_pool();
         self.state.model.reverse()?;
         self.commit()
     }
@@ -239,7 +244,7 @@ impl Engine {
             let held_up = std::mem::take(&mut moved.blocked);
             self.turn_round()?;
             moved = self.bring_all(options.timeout, progress)?;
-            if moved.blocked.is_empty() {
+            if moved.complete {
                 moved.blocked = held_up;
             }
         }
@@ -269,7 +274,12 @@ impl Engine {
             longest_stop: cost.longest_stop.max(before.longest_stop),
             most_stopped: cost.most_stopped,
             children: moved.children,
+            complete: moved.complete,
             blocked: moved.blocked,
+            foreign: match ended {
+                Ended::Loaded => self.foreign_entries(id),
+                _ => Vec::new(),
+            },
         })
     }
 
@@ -289,13 +299,14 @@ impl Engine {
     ) -> Result<Moved, Error> {
         let deadline = Instant::now().checked_add(timeout);
         let heading = self.heading();
-        let (tasks, blocked) = self.converge(deadline, progress)?;
+        let converged = self.converge(deadline, progress)?;
         let mut moved = Moved {
-            tasks,
+            tasks: converged.arrived,
             children: 0,
-            blocked,
+            blocked: converged.blocked,
+            complete: converged.complete,
         };
-        if moved.blocked.is_empty() {
+        if moved.complete {
             self.close()?;
             self.bring_children(heading, deadline, &mut moved);
         }
@@ -308,7 +319,7 @@ impl Engine {
         let live: Vec<_> = self.state.model.universes().map(|(id, _)| id).collect();
         self.state.tables.retain(|(id, _)| live.contains(id));
         self.commit()?;
-        self.apply_edits()?;
+        self.apply_edits(false)?;
         self.commit_idle()
     }
 
@@ -334,12 +345,10 @@ impl Engine {
                 let Ok(mut child) = Engine::change(pid) else {
                     continue;
                 };
-                if child.state.instance != self.state.instance {
-                    continue;
-                }
-                if let Ok(Some(blocked)) = child.follow(heading, deadline) {
+                if let Ok(Some(converged)) = child.follow(heading, deadline) {
                     moved.children += 1;
-                    moved.blocked.extend(blocked);
+                    moved.complete &= converged.complete;
+                    moved.blocked.extend(converged.blocked);
                 }
             }
         }
@@ -350,26 +359,24 @@ impl Engine {
         &mut self,
         heading: Operation,
         deadline: Option<Instant>,
-    ) -> Result<Option<Vec<Blocked>>, Error> {
+    ) -> Result<Option<Converged>, Error> {
         if self.state.model.transition().is_none() {
             return Ok(None);
         }
-        if self.heading() == heading {
-            self.survey()?;
-            self.rewind_pool();
-        } else {
+        if self.heading() != heading {
             self.turn_round()?;
         }
-        let (_, blocked) = self.converge(deadline, &mut |_, _| ())?;
-        if blocked.is_empty() {
+        let converged = self.converge(deadline, &mut |_, _| ())?;
+        if converged.complete {
             self.close()?;
         } else {
             self.commit_idle()?;
         }
-        Ok(Some(blocked))
+        Ok(Some(converged))
     }
 
-    /// Whether a process began while our transition was open and has a record where ours is.
+    /// Whether a process began while our transition was open and has a copy of our record, the transition included. It
+    /// may be anybody's process: nothing of it is changed, and it is not locked, before that is certain.
     fn is_child(&self, pid: i32) -> bool {
         let dir = Path::new("/proc").join(pid.to_string());
         let young = || {
@@ -379,14 +386,18 @@ impl Engine {
         };
         let recorded = || {
             let memory = crate::memory::Memory::open(&dir).ok()?;
-            self.registry
-                .as_ref()
-                .map(|registry| registry.is_at_same_place(&memory))
+            let registry = self.registry.as_ref()?;
+            registry
+                .is_at_same_place(&memory)
+                .then(|| Engine::inspect(pid).ok())?
         };
         pid != self.process.pid
             && young() == Some(true)
             && !sys::same_memory(pid, self.process.pid)
-            && recorded() == Some(true)
+            && recorded().is_some_and(|other| {
+                other.state.instance == self.state.instance
+                    && other.state.model.transition().is_some()
+            })
     }
 }
 

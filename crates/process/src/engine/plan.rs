@@ -1,13 +1,14 @@
 //! Planning a load: which entries, by which method, in what memory. Nothing here changes the target.
 
-use super::edits::planned;
+use super::edits::{edited_pages, planned};
 use super::{Engine, table_bytes};
 use crate::arch::{self, Edit, NotRedirectable, PAGE, SLOT_BYTES, SWITCH_HEADER, Site};
 use crate::error::Error;
 use crate::object::LoadedObject;
 use crate::space::{Space, pages};
-use crate::state::{Entry, Method, Purpose, Region};
+use crate::state::{Entry, Identity, Method, Purpose, Region};
 use livegraft_model::Slot;
+use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -27,6 +28,8 @@ pub(super) struct Plan {
     pub writes: Vec<(u64, Vec<u8>)>,
     /// Entries that have no slot yet, in the order of their slots.
     pub entries: Vec<Entry>,
+    /// Text pages that will be swapped, with the SHA-256 of what their files have there.
+    pub pages: Vec<(u64, [u8; 32])>,
     /// Address of universe 0's first slot.
     pub low: u64,
 }
@@ -147,6 +150,7 @@ impl Engine {
             regions: Vec::new(),
             writes: Vec::new(),
             entries: Vec::new(),
+            pages: Vec::new(),
             low: self.state.low,
         })
     }
@@ -259,15 +263,12 @@ impl Engine {
         known: &[Slot],
         forced: Option<Method>,
     ) -> Result<(), Error> {
-        let redirected = self.state.model.redirected();
+        let wanted = self.wanted();
         // Bytes that are jumps while these functions are redirected.
         let mut jumps: Vec<u64> = functions.iter().map(Function::at).collect();
-        jumps.extend(
-            redirected
-                .iter()
-                .chain(known)
-                .filter_map(|&slot| Some(self.state.entry(slot)?.at)),
-        );
+        let known = |slot: &Slot| wanted.contains(slot) || known.contains(slot);
+        let there = self.entries_there().filter(|(slot, _)| known(slot));
+        jumps.extend(there.map(|(_, entry)| entry.at));
         for function in functions {
             let slot = (self.state.entries.len() + plan.entries.len()) as u32;
             let chunk_at = self.plan_chunk(plan, function)?;
@@ -346,6 +347,10 @@ impl Engine {
         method: Method,
         edits: Vec<Edit>,
     ) -> Result<Entry, NotRedirectable> {
+        let (identity_at, identity) = function
+            .object
+            .identity()
+            .ok_or(NotRedirectable::Undecodable)?;
         let site = function.site();
         let stub = self
             .state
@@ -392,6 +397,12 @@ impl Engine {
             thunk: chunk.thunk,
             bodies,
             tails,
+            counts_on: Vec::new(),
+            identity: Identity {
+                at: identity_at,
+                len: identity.len() as u32,
+                sha256: Sha256::digest(&identity).into(),
+            },
         })
     }
 
@@ -409,10 +420,10 @@ impl Engine {
         for (index, byte) in following.iter_mut().enumerate() {
             *byte = *site.code.get(index + 1).ok_or(NotRedirectable::NoRoom)?;
         }
-        // An entry behind this one that is redirected with it: its first byte is a jump then. It must be a pun, and
-        // it must not be one that comes or goes by itself.
+        // An entry behind this one that is redirected with it: its first byte is a jump then, and stays one for as long
+        // as this entry jumps. It must be a pun.
         let mut others: Vec<Range<u64>> = Vec::new();
-        for entry in self.state.entries.iter().chain(&plan.entries) {
+        for entry in self.claims(plan) {
             others.extend(
                 entry
                     .edits
@@ -420,14 +431,17 @@ impl Engine {
                     .map(|e| e.at..e.at + e.original.len() as u64),
             );
         }
+        let mut counts_on = Vec::new();
         for &other in jumps
             .iter()
             .filter(|&&other| other > claimed.start && other < claimed.end)
         {
-            let known = plan.entries.iter().find(|entry| entry.at == other);
-            if known.is_none_or(|entry| entry.method != Method::Pun) {
+            let mut known = plan.entries.iter().enumerate();
+            let known = known.find(|(_, entry)| entry.at == other);
+            let Some((index, _)) = known.filter(|(_, entry)| entry.method == Method::Pun) else {
                 return Err(NotRedirectable::Overlaps);
-            }
+            };
+            counts_on.push(Slot((self.state.entries.len() + index) as u32));
             if let Some(byte) = following.get_mut((other - site.at - 1) as usize) {
                 *byte = 0xe9;
             }
@@ -440,7 +454,7 @@ impl Engine {
             return Err(NotRedirectable::Overlaps);
         }
         // And this entry must not be among the bytes that another pun counts on.
-        let counted_on = self.state.entries.iter().chain(&plan.entries).any(|entry| {
+        let counted_on = self.claims(plan).any(|entry| {
             entry.method == Method::Pun
                 && (entry.at + 1..entry.at + arch::CLAIM as u64).contains(&site.at)
         });
@@ -456,6 +470,7 @@ impl Engine {
         }
         let mut entry = self.entry(plan, function, slot, chunk_at, Method::Pun, vec![edit])?;
         entry.trampoline = target;
+        entry.counts_on = counts_on;
         let trampoline = plan
             .writes
             .iter()
@@ -516,7 +531,7 @@ impl Engine {
         let edits = arch::swap_edits(&site, function.start, function.before(), chunk_at)?;
         let overlaps = |edit: &Edit| {
             let span = edit.at..edit.at + edit.original.len() as u64;
-            let entries = self.state.entries.iter().chain(&plan.entries);
+            let entries = self.claims(plan);
             jumps
                 .iter()
                 .any(|&jump| jump != site.at && span.contains(&jump))
@@ -537,6 +552,26 @@ impl Engine {
         if edits.iter().any(overlaps) {
             return Err(NotRedirectable::Overlaps);
         }
-        self.entry(plan, function, slot, chunk_at, Method::Swap, edits)
+        let span = edited_pages(&edits).unwrap_or(site.at..site.at);
+        let mut pages = Vec::new();
+        for page in (span.start..span.end).step_by(PAGE as usize) {
+            let unreadable = NotRedirectable::ForeignPage(page);
+            let file = function.object.page(page).ok_or(unreadable)?;
+            let found = self.without_edits(page).map_err(|_| unreadable)?;
+            if let Some(at) = found.iter().zip(&file).position(|(a, b)| a != b) {
+                return Err(NotRedirectable::ForeignPage(page + at as u64));
+            }
+            pages.push((page, Sha256::digest(&file).into()));
+        }
+        let entry = self.entry(plan, function, slot, chunk_at, Method::Swap, edits)?;
+        pages.retain(|page| !plan.pages.contains(page));
+        plan.pages.append(&mut pages);
+        Ok(entry)
+    }
+
+    /// The entries whose bytes are claimed: those whose objects are there, and those that are planned.
+    fn claims<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Entry> {
+        let there = self.entries_there().map(|(_, entry)| entry);
+        there.chain(&plan.entries)
     }
 }

@@ -1,8 +1,8 @@
 //! Private tables: what a busy task gets so that it can switch itself.
 //!
-//! They are handed out from the pool one after the other and taken back all at once, when a transition is complete and
-//! nobody is in one. A controller that finds a transition open reads every task's gs base first, and hands out only
-//! what lies behind the last one in use.
+//! They are handed out from the pool one after the other, and taken back all at once: right before a transition is
+//! opened, when nobody is in one, the pool is filled with zeros. What is not zero was handed out while the open
+//! transition lasted, whoever was at work then, and may have a task in it; only what lies behind it is handed out.
 
 use super::{Engine, table_bytes};
 use crate::arch::{self, PAGE, SWITCH_HEADER, SwitchHeader};
@@ -11,6 +11,7 @@ use crate::stack::{CodeRange, Ranges};
 use crate::state::{Purpose, Region};
 use livegraft_model::{Slot, Standing, UniverseId, Version};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 const MAGIC: u64 = 0x6c69_7665_6772_6166;
 const ALIGN: u64 = 64;
@@ -18,19 +19,8 @@ const ALIGN: u64 = 64;
 /// A version's ranges (after, last), and where it jumps to outside of itself.
 type Code<'a> = (&'a [(u64, u64)], &'a [u64]);
 
-/// How far each pool region is handed out, by its first address.
-#[derive(Debug, Default)]
-pub struct Cursor {
-    next: BTreeMap<u64, u64>,
-    kept: Vec<u64>,
-}
-
-impl Cursor {
-    /// Notes that a task lives in the private table at this address.
-    pub fn keep(&mut self, table: u64) {
-        self.kept.push(table);
-    }
-}
+/// How far each pool region is handed out, by its first address; none when it is not known yet.
+pub(super) type Cursor = BTreeMap<u64, u64>;
 
 impl Engine {
     /// Where a task stands whose gs base leads to this address.
@@ -52,47 +42,66 @@ impl Engine {
         let mut bytes = [0; SWITCH_HEADER as usize];
         self.memory().read(start, &mut bytes).ok()?;
         let header = arch::decode_header(&bytes);
-        (header.magic == MAGIC ^ table).then_some(header)
+        (header.magic == magic_of(start)).then_some(header)
     }
 
-    /// Starts handing out behind the tables that the last survey found in use.
-    pub(super) fn rewind_pool(&mut self) {
-        self.pool.next.clear();
-        let bytes = table_bytes(self.state.entries.len() as u64);
-        for &table in &self.pool.kept {
-            if let Some(region) = self.state.region_at(table) {
-                let next = self.pool.next.entry(region.start).or_default();
-                *next = (*next).max(table.saturating_sub(region.start).saturating_add(bytes));
-            }
+    fn pools(&self) -> Vec<Region> {
+        let all = self.state.regions.iter().copied();
+        all.filter(|region| region.purpose == Purpose::Pool && region.reachable)
+            .collect()
+    }
+
+    fn read_pool(&self, region: &Region) -> Result<Vec<u8>, Error> {
+        usize::try_from(region.len)
+            .map_err(|_| io::ErrorKind::InvalidData.into())
+            .and_then(|len| self.memory().read_vec(region.start, len))
+            .map_err(Error::io("reading the private tables"))
+    }
+
+    /// Takes all private tables back: no transition is open, and no task is in one.
+    pub(super) fn clear_pool(&mut self) -> Result<(), Error> {
+        for region in self.pools() {
+            let used = used(&self.read_pool(&region)?);
+            self.write(region.start, &vec![0; used])?;
         }
+        self.pool.clear();
+        Ok(())
     }
 
-    /// Takes the order to switch back from every task that the last survey found waiting. One byte each, so that it
-    /// may be read by the stub meanwhile.
+    /// Takes the order to switch back from every task that waits. One byte each, so that it may be read by the stub
+    /// meanwhile.
     pub(super) fn disarm(&mut self) -> Result<(), Error> {
-        for table in std::mem::take(&mut self.pool.kept) {
-            self.write(table.saturating_sub(SWITCH_HEADER), &[0])?;
-            self.pool.kept.push(table);
+        for region in self.pools() {
+            let bytes = self.read_pool(&region)?;
+            for (start, cell) in (region.start..)
+                .step_by(ALIGN as usize)
+                .zip(bytes.chunks_exact(ALIGN as usize))
+            {
+                let header = cell.first_chunk().map(arch::decode_header);
+                if header.is_some_and(|header| header.armed && header.magic == magic_of(start)) {
+                    self.write(start, &[0])?;
+                }
+            }
         }
         Ok(())
     }
 
     /// Room in the pool, or `None` when it must grow first.
-    fn pool_alloc(&mut self, len: u64) -> Option<u64> {
-        let pools = self
-            .state
-            .regions
-            .iter()
-            .filter(|region| region.purpose == Purpose::Pool);
-        for region in pools {
-            let next = self.pool.next.entry(region.start).or_default();
+    fn pool_alloc(&mut self, len: u64) -> Result<Option<u64>, Error> {
+        for region in self.pools() {
+            let next = match self.pool.get(&region.start) {
+                Some(&next) => next,
+                None => used(&self.read_pool(&region)?) as u64,
+            };
             let start = next.next_multiple_of(ALIGN);
-            if start.checked_add(len)? <= region.len {
-                *next = start + len;
-                return Some(region.start + start);
+            let end = start.saturating_add(len);
+            self.pool.insert(region.start, next);
+            if end <= region.len {
+                self.pool.insert(region.start, end);
+                return Ok(Some(region.start + start));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Makes the pool large enough for `tasks` more private tables.
@@ -126,7 +135,7 @@ impl Engine {
             .flat_map(|range| [range.after, range.last])
             .flat_map(u64::to_le_bytes)
             .collect();
-        let Some(address) = self.pool_alloc(bytes.len() as u64) else {
+        let Some(address) = self.pool_alloc(bytes.len() as u64)? else {
             return Ok(None);
         };
         self.write(address, &bytes)?;
@@ -157,7 +166,7 @@ impl Engine {
             }
         }
         let bytes = table_bytes(slots.len() as u64);
-        let Some(start) = self.pool_alloc(bytes) else {
+        let Some(start) = self.pool_alloc(bytes)? else {
             return Ok(None);
         };
         let table = start + SWITCH_HEADER;
@@ -170,7 +179,7 @@ impl Engine {
             range_count: ranges.1,
             from: from.0,
             to: to.0,
-            magic: MAGIC ^ table,
+            magic: magic_of(start),
         };
         let mut whole = arch::header(&header).to_vec();
         whole.extend_from_slice(&arch::table(&slots));
@@ -244,6 +253,10 @@ impl Engine {
     ) -> Ranges {
         let mut ranges = Vec::new();
         for (slot, version) in self.state.model.replaced(from, to) {
+            // Code that is not there any more holds nobody; something else may be in its place.
+            if version == Version::Original && self.gone.contains(&slot) {
+                continue;
+            }
             let bodies = self.code_of(slot, version).map(|(bodies, _)| bodies);
             for &(after, last) in bodies.unwrap_or_default() {
                 ranges.push(CodeRange {
@@ -274,6 +287,17 @@ impl Engine {
         });
         Ranges::new(stubs.chain(thunks).collect())
     }
+}
+
+/// What the header of a cell at this address says, and no other.
+fn magic_of(cell: u64) -> u64 {
+    MAGIC ^ cell
+}
+
+/// How many bytes there are up to the last word that is not zero.
+fn used(bytes: &[u8]) -> usize {
+    let last = bytes.chunks_exact(8).rposition(|word| word != [0; 8]);
+    last.map_or(0, |last| (last + 1) * 8)
 }
 
 /// Code from its first to its last address that is no version of anything.

@@ -2,12 +2,13 @@
 
 use super::Engine;
 use crate::error::Error;
-use crate::process::{Switches, Task};
+use crate::process::Task;
 use crate::stack::{self, Hit, Ranges, Watched};
 use crate::sys;
 use crate::tracer::Stopping;
 use livegraft_model::{
-    Listing, Look, Outcome, Pause, Standing, Target, UniverseId, Verdict, Version, Visit, converge,
+    Listing, Look, Operation, Outcome, Pause, Standing, Target, UniverseId, Verdict, Version,
+    Visit, converge,
 };
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -40,8 +41,9 @@ pub struct Blocked {
 /// What the loop remembers of a task that is not there yet.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    switches: Option<Switches>,
     hit: Option<Hit>,
+    /// The stack that the task was on.
+    stack: (u64, u64),
     armed: bool,
     at: Instant,
     interval: Duration,
@@ -50,10 +52,22 @@ struct Seen {
 
 type Watch<'a> = &'a mut dyn FnMut(usize, usize);
 
+/// What a run of visits came to.
+#[derive(Debug, Default)]
+pub(super) struct Converged {
+    /// How many tasks are in the transition's target.
+    pub arrived: usize,
+    /// Nobody is left.
+    pub complete: bool,
+    /// Who is left, as far as is known.
+    pub blocked: Vec<Blocked>,
+}
+
 /// See the module.
 pub(super) struct Convergence<'a> {
     engine: &'a mut Engine,
     to: UniverseId,
+    heading: Operation,
     deadline: Option<Instant>,
     watch: Watch<'a>,
     switching: Ranges,
@@ -67,19 +81,25 @@ pub(super) struct Convergence<'a> {
 }
 
 impl Engine {
-    /// Brings every task to the open transition's target. Returns how many arrived, and who is left.
+    /// Brings every task to the open transition's target.
     pub(super) fn converge(
         &mut self,
         deadline: Option<Instant>,
         watch: Watch<'_>,
-    ) -> Result<(usize, Vec<Blocked>), Error> {
-        let Some(to) = self.state.model.transition().map(|open| open.to) else {
-            return Ok((0, Vec::new()));
+    ) -> Result<Converged, Error> {
+        let Some((to, heading)) = self
+            .state
+            .model
+            .transition()
+            .map(|open| (open.to, open.heading()))
+        else {
+            return Ok(Converged::default());
         };
         let switching = self.switching_ranges();
         let mut convergence = Convergence {
             engine: self,
             to,
+            heading,
             deadline,
             watch,
             switching,
@@ -92,16 +112,19 @@ impl Engine {
             pause: SHORTEST_PAUSE,
         };
         let outcome = converge(&mut convergence, to)?;
-        let arrived = convergence.arrived.len();
-        let blocked = match outcome {
-            Outcome::Complete => Vec::new(),
-            Outcome::Expired(left) => left
-                .iter()
-                .map(|busy| convergence.blocked(busy.task, &busy.visit))
-                .collect(),
+        let mut converged = Converged {
+            arrived: convergence.arrived.len(),
+            complete: outcome == Outcome::Complete,
+            blocked: Vec::new(),
         };
+        if let Outcome::Expired(left) = outcome {
+            let blocked = left
+                .iter()
+                .map(|busy| convergence.blocked(busy.task, &busy.visit));
+            converged.blocked = blocked.collect();
+        }
         self.tracer.release_late();
-        Ok((arrived, blocked))
+        Ok(converged)
     }
 
     /// What a look at one task finds while a transition is open, changing nothing.
@@ -203,24 +226,44 @@ impl Convergence<'_> {
         Ok(gs)
     }
 
-    fn remember(&mut self, task: Task, hit: Option<Hit>, armed: bool, soon: bool) {
+    fn remember(
+        &mut self,
+        task: Task,
+        hit: Option<Hit>,
+        stack: (u64, u64),
+        armed: bool,
+        soon: bool,
+    ) {
         let interval = match self.seen.get(&task) {
             Some(seen) if !soon => (seen.interval * 2).min(LONGEST_INTERVAL),
             _ => SHORTEST_PAUSE,
         };
-        let switches = task.switches();
-        let at = Instant::now();
-        self.seen.insert(
-            task,
-            Seen {
-                switches,
-                hit,
-                armed,
-                at,
-                interval,
-                soon,
-            },
-        );
+        let seen = Seen {
+            hit,
+            stack,
+            armed,
+            at: Instant::now(),
+            interval,
+            soon,
+        };
+        self.seen.insert(task, seen);
+    }
+
+    /// Whether what held the task when it was looked at holds it still, as far as can be told without stopping it: it
+    /// sleeps on the same stack, below the word that was found, and the word is there.
+    fn is_still_held(&self, task: Task, seen: &Seen) -> bool {
+        let (Some(hit), Some((sp, pc))) = (seen.hit, task.asleep_at()) else {
+            return false;
+        };
+        let stack = seen.stack.0..seen.stack.1;
+        match hit.stack {
+            Some(at) => {
+                stack.contains(&sp)
+                    && (sp..stack.end).contains(&at)
+                    && self.engine.memory().read_u64(at).ok() == Some(hit.address)
+            }
+            None => pc == hit.address,
+        }
     }
 }
 
@@ -244,7 +287,7 @@ impl Target for Convergence<'_> {
                 if !self.engine.is_alive() {
                     return Err(Error::Exited(self.engine.process.pid));
                 }
-                self.remember(task, None, false, true);
+                self.remember(task, None, (0, 0), false, true);
                 return Ok(Visit::Unstoppable);
             }
         };
@@ -256,10 +299,15 @@ impl Target for Convergence<'_> {
         if task.pid != pid && !sys::same_memory(pid, task.pid) {
             return Ok(Visit::Gone); // a vfork child that executed another program
         }
-        let standing = self.engine.standing(regs.gs_base).ok_or(Error::GsInUse {
-            tid: task.tid,
-            value: regs.gs_base,
-        })?;
+        let Some(standing) = self.engine.standing(regs.gs_base) else {
+            // Its gs base is its own. It has left our universes, and must not call what leads through them; on the way
+            // out it is left alone.
+            if self.heading == Operation::Unload {
+                return Ok(Visit::Gone);
+            }
+            let (tid, value) = (task.tid, regs.gs_base);
+            return Err(Error::GsInUse { tid, value });
+        };
         if standing == Standing::In(self.to) {
             let verdict = judge(standing, Look::default());
             drop(stopped);
@@ -286,7 +334,7 @@ impl Target for Convergence<'_> {
                 return Err(Error::Exited(pid));
             }
             // Ending, executing another program, or on a stack that is none.
-            self.remember(task, None, false, true);
+            self.remember(task, None, (0, 0), false, true);
             return Ok(Visit::Unstoppable);
         };
         let look = Look {
@@ -320,14 +368,15 @@ impl Target for Convergence<'_> {
             }
             _ => {
                 let armed = matches!(carried_out, Verdict::Arm | Verdict::Wait);
-                self.remember(task, found.hit, armed, carried_out == Verdict::Again);
+                let soon = carried_out == Verdict::Again;
+                self.remember(task, found.hit, found.stack, armed, soon);
             }
         }
         Ok(Visit::Judged(carried_out))
     }
 
     fn has_run(&mut self, task: Task) -> bool {
-        let Some(seen) = self.seen.get(&task) else {
+        let Some(mut seen) = self.seen.get(&task).copied() else {
             return true;
         };
         if seen.soon {
@@ -336,10 +385,13 @@ impl Target for Convergence<'_> {
         if seen.at.elapsed() < seen.interval {
             return false;
         }
-        match (seen.switches, task.switches()) {
-            (Some(before), Some(now)) => !(before.asleep && now == before),
-            _ => true,
+        let held = self.is_still_held(task, &seen);
+        if held {
+            seen.at = Instant::now();
+            seen.interval = (seen.interval * 2).min(LONGEST_INTERVAL);
+            self.seen.insert(task, seen);
         }
+        !held
     }
 
     fn pause(&mut self, _round: u32, settled: usize, busy: usize) -> Result<Pause, Error> {

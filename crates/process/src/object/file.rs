@@ -219,6 +219,16 @@ impl ElfFile {
         Ok(bytes)
     }
 
+    /// At most `limit` bytes at `offset`: what is left of the file there.
+    pub fn read_up_to(
+        &self,
+        offset: u64,
+        limit: u64,
+        what: &'static str,
+    ) -> Result<Vec<u8>, ObjectError> {
+        self.read(offset, limit.min(self.len.saturating_sub(offset)), what)
+    }
+
     /// Offset in the file of an svma, and how many bytes of its segment follow in the file.
     pub fn offset_of(&self, svma: u64) -> Option<(u64, u64)> {
         self.segments

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::dynamic::{Dynamic, Slot, read_slots};
-use super::file::{ElfFile, PT_INTERP, PT_LOAD, SHT_SYMTAB};
+use super::file::{ElfFile, PT_INTERP, PT_LOAD, PT_NOTE, SHT_SYMTAB};
 use super::raw::string_at;
 use super::symbols::{Symbol, SymbolKind, SymbolTable};
-use super::{ObjectError, hazards};
+use super::{ObjectError, PAGE, hazards};
 
 const STV_PROTECTED: u8 = 3;
 
@@ -96,6 +96,42 @@ impl LoadedObject {
         };
         self.elf.segments().iter().find(in_text)?;
         self.elf.read_svma(svma, size, "code").ok()
+    }
+
+    /// The page at an address (avma) as the file has it: what was mapped there, neighbouring sections included.
+    pub fn page(&self, avma: u64) -> Option<Vec<u8>> {
+        let page = self.svma(avma) & !(PAGE - 1);
+        let holds = |s: &&super::file::Segment| {
+            let end = s.svma.saturating_add(s.file_size);
+            s.kind == PT_LOAD && s.svma & !(PAGE - 1) <= page && page < end
+        };
+        let segment = self.elf.segments().iter().find(holds)?;
+        let offset = segment.offset.wrapping_sub(segment.svma).wrapping_add(page);
+        let mut bytes = self.elf.read_up_to(offset, PAGE, "code").ok()?;
+        bytes.resize(PAGE as usize, 0);
+        Some(bytes)
+    }
+
+    /// Bytes (avma) that tell this object from any other that may come to its place: its build-id note, or its ELF
+    /// header where there is none.
+    pub fn identity(&self) -> Option<(u64, Vec<u8>)> {
+        let notes = self.elf.segments().iter().filter(|s| s.kind == PT_NOTE);
+        let mut with_id = notes.filter_map(|s| {
+            let bytes = self
+                .elf
+                .read(s.offset, s.file_size.min(PAGE), "notes")
+                .ok()?;
+            let found = memchr::memmem::find(&bytes, &self.build_id).is_some();
+            (found && !self.build_id.is_empty()).then(|| (self.avma(s.svma), bytes))
+        });
+        with_id.next().or_else(|| {
+            let first = self.elf.segments().iter().find(|s| s.kind == PT_LOAD)?;
+            let bytes = self
+                .elf
+                .read(first.offset, first.file_size.min(64), "the ELF header")
+                .ok()?;
+            Some((self.avma(first.svma), bytes))
+        })
     }
 
     /// The executable segments (avma).

@@ -34,6 +34,11 @@ pub enum NotRedirectable {
     /// Another redirected entry lies within these five bytes.
     #[error("another redirected function begins within its first five bytes")]
     Overlaps,
+    /// A page swap would copy somebody else's bytes.
+    #[error(
+        "its page does not say what its file says at {0:#x} (a breakpoint of a debugger, a uprobe of perf, bpftrace or SystemTap, or another tool has changed it)"
+    )]
+    ForeignPage(u64),
     /// No free memory within reach.
     #[error("no free memory is in reach of it")]
     NoNearMemory,
@@ -48,6 +53,17 @@ pub struct Edit {
     pub original: Vec<u8>,
     /// What stands there while the function is redirected.
     pub redirected: Vec<u8>,
+}
+
+impl Edit {
+    /// What stands there while the function is redirected, or while it is not.
+    pub fn value(&self, redirect: bool) -> &[u8] {
+        if redirect {
+            &self.redirected
+        } else {
+            &self.original
+        }
+    }
 }
 
 /// An entry to redirect: `at` is the function's first byte, or the one after `endbr64`; `code` begins there and goes
@@ -286,10 +302,12 @@ fn padding_after(site: &Site<'_>) -> Option<u64> {
         .then(|| site.at + site.len as u64)
 }
 
-/// Where this code jumps to outside of itself: the functions that it may leave to by a tail jump.
+/// Where this code jumps to outside of itself: the functions that it may leave to by a tail jump. Its own entry is among
+/// them if it jumps there: whoever arrives so may be in the middle of a loop.
 pub fn tail_targets(start: u64, code: &[u8]) -> Vec<u64> {
     const MOST: usize = 4096;
-    let own = start..start.saturating_add(code.len() as u64);
+    let inside = start.saturating_add(1)..start.saturating_add(code.len() as u64);
+    let entry = start + skip_endbr(code) as u64;
     let jumps = Decoder::with_ip(64, code, start, DecoderOptions::NONE)
         .into_iter()
         .filter(|jump| {
@@ -300,7 +318,7 @@ pub fn tail_targets(start: u64, code: &[u8]) -> Vec<u64> {
         });
     let mut targets: Vec<u64> = jumps
         .map(|jump| jump.near_branch_target())
-        .filter(|target| *target != 0 && !own.contains(target))
+        .filter(|target| *target != 0 && (*target == entry || !inside.contains(target)))
         .take(MOST)
         .collect();
     targets.sort_unstable();

@@ -19,11 +19,20 @@ const TILE_DATA: u64 = 1 << 18;
 /// UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
 const UC_FLAGS: u64 = 7;
 const UCONTEXT: usize = 304;
+/// Offset of `uc_stack` in `struct ucontext`.
+const UC_STACK: u64 = 16;
 const SIGINFO: usize = 128;
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
     let bytes = bytes.get(at..at.checked_add(8)?)?;
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// The alternate signal stack that a signal frame names (`uc_stack`): first address and size, as they were when the
+/// handler began. `at` is where the frame's return address lies.
+pub fn alternate_stack(at: u64, read: impl Fn(u64) -> Option<u64>) -> Option<(u64, u64)> {
+    let stack = at.checked_add(8 + UC_STACK)?;
+    Some((read(stack)?, read(stack.checked_add(16)?)?))
 }
 
 /// Whether AMX tiles are in use: such a task hosts no call.

@@ -13,7 +13,7 @@ pub use entry::{
     CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, last_return_address, pun_edit,
     pun_target, skip_endbr, swap_edits, tail_targets,
 };
-pub use frame::{RESTORER, SYSCALL_GADGET, frame, uses_amx};
+pub use frame::{RESTORER, SYSCALL_GADGET, alternate_stack, frame, uses_amx};
 pub use syscall::{
     EINTR_REPAIR, GS_BASE, RAX, at_restartable_call, is_64_bit, needs_eintr_repair, nr,
     prepare_call, repair_eintr,
