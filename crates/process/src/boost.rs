@@ -1,4 +1,7 @@
-//! Lending a task our priority until it has stopped.
+//! Our own priority, and lending it to a task until that has stopped.
+//!
+//! While nobody stands still for us we run last: on a processor that we share with a task of the target, it goes first.
+//! Only where more tasks want to run than there are processors we would hardly ever run then, and so run first.
 //!
 //! On an oversubscribed machine a task that is to stop first needs its turn on a processor, and with a thousand
 //! spinning tasks that takes seconds. Nothing of the task is changed for it: a thread of ours waits for a futex of ours
@@ -13,6 +16,24 @@ use std::time::Duration;
 
 /// No loan lasts longer.
 const LONGEST: Duration = Duration::from_millis(100);
+
+/// Adapts our priority to how busy the machine is. Who may not raise it never lowers it.
+pub fn adapt_priority() {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    let processors =
+        *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let crowded = running_tasks().is_none_or(|running| running > processors);
+    if sys::set_nice(-20) && !crowded {
+        sys::set_nice(19);
+    }
+}
+
+/// How many tasks of the whole system run or want to (/proc/loadavg, fourth field).
+fn running_tasks() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let (running, _) = text.split_ascii_whitespace().nth(3)?.split_once('/')?;
+    running.parse().ok()
+}
 
 /// The thread that waits.
 #[derive(Debug)]

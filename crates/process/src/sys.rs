@@ -389,11 +389,8 @@ pub fn end_loan(thread: Tid) {
     }
 }
 
-/// The highest priority among ordinary tasks (nice -20), where we may: what is slow on a busy machine is our own
-/// waiting for a processor.
-pub fn be_quick() {
+/// Sets this thread's priority among ordinary ones, from -20 (first) to 19 (last); `false` when we may not.
+pub fn set_nice(nice: i32) -> bool {
     // SAFETY: numbers only.
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, -20);
-    }
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) == 0 }
 }

@@ -13,6 +13,7 @@ pub use operations::{Ended, OnTimeout, Options, Progress, Report, Reported};
 pub use transition::Blocked;
 
 use crate::arch::{self, PAGE, SLOT_BYTES, SWITCH_HEADER, nr};
+use crate::boost;
 use crate::error::Error;
 use crate::memory::Memory;
 use crate::object::{self, Mapping};
@@ -71,7 +72,7 @@ impl Engine {
                 other: other.map(|controller| controller.pid),
             });
         }
-        sys::be_quick();
+        boost::adapt_priority();
         let mut engine = Engine::open(pid, Some(lock))?;
         if let Some(tracer) = engine.process.tracer() {
             return Err(traced(pid, tracer));

@@ -1,6 +1,7 @@
 //! The tasks of a process as the model's [`Target`]: visits carry out its verdicts.
 
 use super::Engine;
+use crate::boost;
 use crate::error::Error;
 use crate::process::Task;
 use crate::stack::{self, Hit, Ranges, Watched};
@@ -272,6 +273,7 @@ impl Target for Convergence<'_> {
     type Error = Error;
 
     fn tasks(&mut self) -> Result<Listing<Task>, Error> {
+        boost::adapt_priority();
         self.engine.process.tasks()
     }
 

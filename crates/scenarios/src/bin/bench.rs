@@ -1,4 +1,5 @@
-//! `make bench`: everything that the issue asks to be measured, side by side in one run, as a markdown table.
+//! `make bench`: everything that the issue asks to be measured, side by side in one run, as a markdown table. With arguments: only the
+//! parts of these names.
 
 use livegraft_scenarios::redis::{Redis, demo_patch};
 use livegraft_scenarios::{
@@ -17,14 +18,24 @@ fn main() {
     );
     println!("| what | livegraft | beside it, in the same run | ratio | asked |");
     println!("|---|---|---|---|---|");
-    longest_stop();
-    heartbeat("1000", "beats every millisecond");
-    heartbeat("0", "spins");
-    moving();
-    whole_load();
-    call_cost();
-    memory();
-    redis();
+    let parts: [(&str, fn()); 7] = [
+        ("stop", longest_stop),
+        ("heartbeat", || {
+            heartbeat("1000", "beats every millisecond");
+            heartbeat("0", "spins");
+        }),
+        ("moving", moving),
+        ("load", whole_load),
+        ("call", call_cost),
+        ("memory", memory),
+        ("redis", redis),
+    ];
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    for (name, measure) in parts {
+        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
+            measure();
+        }
+    }
 }
 
 fn row(what: &str, ours: String, beside: String, ratio: Option<f64>, asked: &str) {
