@@ -111,20 +111,33 @@ fn words<'a>(plan: &'a Plan, key: &str) -> impl Iterator<Item = &'a str> {
 
 fn compile_library(plan: &Plan, build: &Build, source: &str, dir: &Path, common: &Path) -> PathBuf {
     let so = dir.join("libscenario.so");
+    shared(plan, build, source, &so, common);
+    so
+}
+
+fn shared(plan: &Plan, build: &Build, source: &str, so: &Path, common: &Path) {
+    let name = so.file_name().and_then(|name| name.to_str());
     run(Command::new(&build.compiler)
-        .args([
-            &build.optimisation,
-            "-shared",
-            "-fPIC",
-            "-Wl,--build-id",
-            "-Wl,-soname,libscenario.so",
-            "-I",
-        ])
+        .args([&build.optimisation, "-shared", "-fPIC", "-Wl,--build-id"])
+        .arg(format!("-Wl,-soname,{}", name.expect("a name in UTF-8")))
+        .arg("-I")
         .arg(common)
+        .args(&build.flags)
         .arg(plan.dir.join(source))
         .arg("-o")
-        .arg(&so));
-    so
+        .arg(so));
+}
+
+/// Builds a file of the scenario's directory as a shared library of this name, for a target that opens it itself.
+pub fn compile_shared(plan: &Plan, build: &Build, source: &str, name: &str) -> PathBuf {
+    once(
+        format!("{} {source} {name} {build}", plan.dir.display()),
+        || {
+            let so = fresh_dir(plan.name()).join(name);
+            shared(plan, build, source, &so, &root().join("tests/common"));
+            so
+        },
+    )
 }
 
 /// The library next to a target, if its scenario has one.
@@ -193,14 +206,19 @@ pub fn pack_arguments(objects: &[PathBuf], target: &Path, name: &str) -> (Vec<St
 
 /// Compiles and packs a scenario's patch for a target; the patch is called `fix`.
 pub fn compile_patch(plan: &Plan, build: &Build, target: &Path) -> PathBuf {
+    compile_patch_as(plan, build, target, "fix")
+}
+
+/// Compiles and packs a scenario's patch under a name of its own. `target` is the object that it changes.
+pub fn compile_patch_as(plan: &Plan, build: &Build, target: &Path, name: &str) -> PathBuf {
     let key = format!(
-        "{} patch {build} for {}",
+        "{} patch {name} {build} for {}",
         plan.dir.display(),
         target.display()
     );
     once(key, || {
         let objects = compile_patch_objects(plan, build);
-        let (arguments, klp) = pack_arguments(&objects, target, "fix");
+        let (arguments, klp) = pack_arguments(&objects, target, name);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         cli::livegraft(&arguments).done();
         klp

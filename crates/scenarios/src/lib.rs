@@ -16,7 +16,7 @@ mod sys;
 pub mod target;
 
 pub use cli::{Outcome, livegraft};
-pub use compile::{compile_patch, compile_target};
+pub use compile::{compile_patch, compile_patch_as, compile_target};
 pub use plan::{Build, Plan};
 pub use sys::{Tracer, Uprobe, bare_visit, kill, killpg, raise_open_files};
 pub use target::Target;
