@@ -1,4 +1,4 @@
-// Version 2 of job() and tick().
+// Version 2 of job() and tick(), and of spare() with -DSPARE.
 #include <livepatch.h>
 #include <stddef.h>
 
@@ -20,7 +20,18 @@ static int lp_tick(int x)
 	return x + 2;
 }
 
+#ifdef SPARE
+static int lp_spare(int x)
+{
+	__asm__ volatile("" ::: "memory");
+	return x + 2;
+}
+#endif
+
 static struct klp_func funcs[] = {
+#ifdef SPARE
+	{ .old_name = "spare", .new_func = lp_spare },
+#endif
 	{ .old_name = "job", .new_func = lp_job },
 	{ .old_name = "tick", .new_func = lp_tick },
 	{ }

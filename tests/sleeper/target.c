@@ -3,8 +3,11 @@
 //# target: gcc,clang -O2 pie
 //
 // Commands: "wake" lets the sleeper's job() return once, and waits until it has entered the next one; "workers" says
-// which version all workers run; "sleeper" says which version the sleeper is in.
+// which version all workers run; "sleeper" says which version the sleeper is in; "spare" calls spare(), which nobody else
+// does, and says which version it is. "gs" starts a task that uses %gs for itself, "gs-base" says whether it still has its
+// gs base, "no-gs" ends it.
 #include "scn.h"
+#include <asm/prctl.h>
 
 enum { WORKERS = 6 };
 static int pipe_ends[2];
@@ -55,6 +58,12 @@ PATCHABLE int tick(int x)
 	return x + 1;
 }
 
+PATCHABLE int spare(int x)
+{
+	BARRIER();
+	return x + 1;
+}
+
 static void *sleeper(void *argument)
 {
 	for (long rounds = 0;;)
@@ -72,6 +81,52 @@ static void *worker(void *argument)
 			scn_nap_us(300);
 	}
 	return NULL;
+}
+
+static uintptr_t block_of_its_own[16] = { 1234 };
+static sem_t gs_asked, gs_answered;
+static atomic_int gs_wanted, gs_kept;
+
+static void *user_of_gs(void *argument)
+{
+	if (syscall(SYS_arch_prctl, ARCH_SET_GS, block_of_its_own))
+		scn_broken("arch_prctl: %m");
+	while (atomic_load(&gs_wanted)) {
+		uintptr_t base = 0, word = 0;
+		if (syscall(SYS_arch_prctl, ARCH_GET_GS, &base))
+			scn_broken("arch_prctl: %m");
+		if (base == (uintptr_t)block_of_its_own)
+			__asm__ volatile("mov %%gs:0, %0" : "=r"(word));
+		atomic_store(&gs_kept, word == block_of_its_own[0]);
+		sem_post(&gs_answered);
+		while (sem_wait(&gs_asked))
+			if (errno != EINTR)
+				scn_broken("sem_wait: %m");
+	}
+	return argument;
+}
+
+static const char *gs_command(const char *line)
+{
+	static pthread_t thread;
+	if (!strcmp(line, "no-gs")) {
+		atomic_store(&gs_wanted, 0);
+		sem_post(&gs_asked);
+		pthread_join(thread, NULL);
+		return "ok";
+	}
+	if (atomic_exchange(&gs_wanted, 1))
+		sem_post(&gs_asked);
+	else
+		thread = scn_thread(user_of_gs, NULL);
+	while (sem_wait(&gs_answered))
+		;
+	return atomic_load(&gs_kept) ? "kept" : "lost";
+}
+
+static void *nothing(void *argument)
+{
+	return argument;
 }
 
 static const char *workers_say(void)
@@ -113,6 +168,10 @@ static const char *scn_command(const char *line)
 		return workers_say();
 	if (!strcmp(line, "sleeper"))
 		return sleeper_says();
+	if (!strcmp(line, "spare"))
+		return spare(1) == 2 ? "old" : "new";
+	if (strstr(line, "gs"))
+		return gs_command(line);
 	return "unknown command";
 }
 
@@ -122,6 +181,8 @@ int main(void)
 	pthread_setname_np(scn_thread(sleeper, NULL), "sleeper");
 	for (intptr_t i = 0; i < WORKERS; i++)
 		scn_thread(worker, (void *)i);
+	// The stack that it leaves behind is there for the task of "gs": no new mapping.
+	pthread_join(scn_thread(nothing, NULL), NULL);
 	while (!atomic_load(&entered))
 		scn_nap_us(100);
 	scn_serve();

@@ -96,6 +96,13 @@ impl Baseline {
         }
     }
 
+    /// Of one file's mappings only.
+    pub fn of_file(pid: i32, file: &Path) -> Self {
+        let mut baseline = Self::take(pid);
+        baseline.maps.retain(|m| Path::new(&m.name) == file);
+        baseline
+    }
+
     /// The first place where an executable segment differs from its file, in words.
     pub fn text_difference(&self) -> Option<String> {
         let memory = fs::File::open(format!("/proc/{}/mem", self.pid)).expect("the process lives");

@@ -1,0 +1,574 @@
+//! Others that touch the process, or share something with what is patched: a breakpoint near by, a library that goes, a
+//! filter, a signal, another process.
+
+use livegraft_scenarios::compile::compile_shared;
+use livegraft_scenarios::inspect::{Baseline, function, poke};
+use livegraft_scenarios::refusal::{both_ways, check};
+use livegraft_scenarios::{
+    Build, Plan, Target, Uprobe, cli, compile_patch_as, compile_target, inspect, kill, note,
+    require,
+};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const LEAVE: &[&str] = &["--timeout", "300ms", "--on-timeout", "leave"];
+
+fn built(name: &str) -> (Plan, PathBuf) {
+    let plan = Plan::read(name);
+    let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
+    (plan, exe)
+}
+
+/// A patch of the scenario, built with these flags.
+fn patch(plan: &Plan, object: &Path, flags: &[&str], name: &str) -> PathBuf {
+    let build = Build::new("gcc -O2 pic");
+    let build = flags.iter().fold(build, |build, flag| build.flag(flag));
+    compile_patch_as(plan, &build, object, name)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+const SWAP: &[&str] = &["--entry", "swap"];
+/// What a refusal says of a byte that is not ours.
+const FOREIGN: &str = "breakpoint|uprobe|changed";
+
+/// Where a function lies in the process, before its page is replaced.
+fn place(target: &Target, name: &str) -> u64 {
+    function(target.pid(), target.exe(), name).1
+}
+
+/// Puts a breakpoint there, and gives what takes it out again.
+fn breakpoint(target: &Target, address: u64) -> impl FnOnce() + use<> {
+    let pid = target.pid();
+    let before = poke(pid, address, 0xcc);
+    move || assert_eq!(poke(pid, address, before), 0xcc, "it was overwritten")
+}
+
+/// A page that is replaced as a whole must not take somebody else's byte along.
+#[test]
+fn breakpoint_on_the_page_before_a_load() {
+    let (plan, exe) = built("pages");
+    let klp = patch(&plan, &exe, &["-DLOW"], "fix");
+    let mut target = Target::start(&plan, &exe, &[]);
+    let pid = target.pid_text();
+    let load = ["load", text(&klp), "--pid", &pid, "--entry", "swap"];
+    let quiet = place(&target, "quiet");
+    let remove = breakpoint(&target, quiet);
+    both_ways(&load, None, FOREIGN);
+    assert_eq!(target.baseline().maps_difference(), None);
+    target.expect("old");
+    remove();
+    target.assert_untouched();
+    target.load(&klp, SWAP).result(0, "loaded");
+    target.expect("low");
+    assert_eq!(target.ask("quiet"), "old");
+    target.unload(&[]).result(0, "unloaded");
+    target.expect("old");
+    target.finish();
+}
+
+#[test]
+fn uprobe_on_the_page_before_a_load() {
+    let (plan, exe) = built("pages");
+    let klp = patch(&plan, &exe, &["-DLOW"], "fix");
+    let mut target = Target::start(&plan, &exe, &[]);
+    let pid = target.pid_text();
+    let load = ["load", text(&klp), "--pid", &pid, "--entry", "swap"];
+    let (offset, _) = function(target.pid(), target.exe(), "quiet");
+    let probe = Uprobe::set(target.exe(), offset, target.pid());
+    if require(
+        "uprobes (CONFIG_UPROBES, and the right to set them)",
+        probe.is_ok(),
+    ) {
+        both_ways(&load, None, FOREIGN);
+        target.expect("old");
+        assert_eq!(target.ask("quiet"), "old");
+        drop(probe);
+        target.load(&klp, SWAP).result(0, "loaded");
+        target.expect("low");
+        target.unload(&[]).result(0, "unloaded");
+        target.expect("old");
+    }
+    assert_eq!(target.ask("quiet"), "old");
+    target.finish();
+}
+
+/// The same on the way back: the page would be replaced once more.
+#[test]
+fn breakpoint_on_the_page_before_an_unload() {
+    let (plan, exe) = built("pages");
+    let klp = patch(&plan, &exe, &["-DLOW"], "fix");
+    let mut target = Target::start(&plan, &exe, &[]);
+    let quiet = place(&target, "quiet");
+    target.load(&klp, SWAP).result(0, "loaded");
+    let remove = breakpoint(&target, quiet);
+    check(&target.unload(&[]), FOREIGN);
+    target.expect("low");
+    let listed = cli::list(target.pid());
+    assert_eq!(listed["patches"][0]["state"], "enabled", "{listed}");
+    assert!(listed["transition"].is_null(), "{listed}");
+    remove();
+    target.unload(&[]).result(0, "unloaded");
+    target.expect("old");
+    assert_eq!(target.ask("quiet"), "old");
+    target.finish();
+}
+
+/// An entry that lies on two pages comes and goes in one motion, also when another one on the first of them does.
+#[test]
+fn two_swaps_of_which_one_straddles() {
+    let (plan, exe) = built("pages");
+    for (flags, verdict) in [
+        (&["-DLOW", "-DSTRADDLER"][..], "low straddler"),
+        (&["-DSTRADDLER", "-DHIGH"], "straddler high"),
+        (&["-DLOW", "-DSTRADDLER", "-DHIGH"], "low straddler high"),
+    ] {
+        let klp = patch(&plan, &exe, flags, "fix");
+        let mut target = Target::start(&plan, &exe, &[]);
+        for _ in 0..20 {
+            target.load(&klp, SWAP).result(0, "loaded");
+            target.expect(verdict);
+            target.unload(&[]).result(0, "unloaded");
+            target.expect("old");
+        }
+        target.finish();
+    }
+}
+
+/// Each loop is all old or all new.
+#[test]
+fn function_that_jumps_to_its_own_entry() {
+    let (plan, exe) = built("selfloop");
+    for (entry, flags) in [("pun", &[][..]), ("swap", &[]), ("swap", &["-DTAIL"])] {
+        let klp = patch(&plan, &exe, flags, "fix");
+        let mut target = Target::start(&plan, &exe, &[]);
+        for _ in 0..15 {
+            let load = ["--entry", entry, "--timeout", "60s"];
+            target.load(&klp, &load).result(0, "loaded");
+            target.expect("new");
+            target.unload(&["--timeout", "60s"]).result(0, "unloaded");
+            target.expect("old");
+        }
+        note(&format!("{entry} {flags:?}"));
+        target.finish();
+    }
+}
+
+fn sleeper(flags: &[&str]) -> (Target, PathBuf) {
+    let (plan, exe) = built("sleeper");
+    let klp = patch(&plan, &exe, flags, "fix");
+    let mut target = Target::start(&plan, &exe, &[]);
+    target.expect("old");
+    (target, klp)
+}
+
+/// Whether `list` and `status` find all entries as they should be; they must agree.
+#[track_caller]
+fn intact(target: &Target) -> bool {
+    let listed = cli::list(target.pid());
+    let entries = listed["entries"].as_array().expect("entries");
+    let listed = entries.iter().all(|entry| entry["intact"] == true);
+    let status = target.livegraft(&["status"], &[]).done();
+    assert_eq!(status.json["entries_intact"], listed, "{status}");
+    listed
+}
+
+fn transition_is_open(target: &Target) -> bool {
+    !cli::list(target.pid())["transition"].is_null()
+}
+
+/// Nobody may be told that all tasks run the new version while an entry can't lead there.
+#[test]
+fn breakpoint_while_a_transition_is_open() {
+    let (mut target, klp) = sleeper(&["-DSPARE"]);
+    let spare = place(&target, "spare");
+    for (operation, version) in [("load", "new"), ("unload", "old")] {
+        let left = match operation {
+            "load" => target.load(&klp, LEAVE),
+            _ => target.unload(LEAVE),
+        };
+        left.result(4, "timed-out");
+        let remove = breakpoint(&target, spare);
+        assert_eq!(target.ask("wake"), version);
+        for _ in 0..2 {
+            let outcome = target.livegraft(&["resume"], &[]);
+            check(&outcome, FOREIGN);
+            check(&outcome, "spare");
+            assert_eq!(outcome.json["error"]["kind"], "foreign-bytes", "{outcome}");
+            assert!(transition_is_open(&target), "{outcome}");
+            assert!(!intact(&target), "{outcome}");
+        }
+        remove();
+        assert!(transition_is_open(&target));
+        target.livegraft(&["resume"], &[]).done();
+        assert!(!transition_is_open(&target) && intact(&target));
+        target.expect(version);
+        assert_eq!(target.ask("spare"), version);
+    }
+    target.finish();
+}
+
+/// Who uses `%gs` can't be moved; everyone else must be able to go back.
+#[test]
+fn gs_user_that_appears_while_a_transition_is_open() {
+    let (mut target, klp) = sleeper(&[]);
+    let turned_back = |target: &mut Target, version: &str| {
+        assert_eq!(target.ask("gs"), "kept");
+        let outcome = target.livegraft(&["resume"], &[]);
+        check(&outcome, "gs");
+        assert_eq!(outcome.json["error"]["kind"], "gs-in-use", "{outcome}");
+        let open = transition_is_open(target);
+        let reverse = target.livegraft(&["reverse"], &[]);
+        if open {
+            reverse.done();
+        } else {
+            check(&reverse, "no|nothing");
+        }
+        assert!(!transition_is_open(target));
+        assert_eq!(target.ask("workers"), version);
+        assert_eq!(target.ask("sleeper"), version);
+        assert_eq!(target.ask("gs-base"), "kept");
+        target.assert_undisturbed();
+    };
+    target.load(&klp, LEAVE).result(4, "timed-out");
+    turned_back(&mut target, "old");
+    target.assert_clean();
+    check(&target.load(&klp, LEAVE), "gs");
+    assert_eq!(target.ask("gs-base"), "kept");
+    target.ask("no-gs");
+    // The same while a patch is taken away.
+    target.load(&klp, LEAVE).result(4, "timed-out");
+    assert_eq!(target.ask("wake"), "new");
+    target.livegraft(&["resume"], &[]).done();
+    target.unload(LEAVE).result(4, "timed-out");
+    turned_back(&mut target, "new");
+    target.ask("no-gs");
+    target.unload(LEAVE).result(4, "timed-out");
+    assert_eq!(target.ask("wake"), "old");
+    target.livegraft(&["resume"], &[]).done();
+    target.expect("old");
+    target.finish();
+}
+
+/// A program that opens libraries, two libraries of the same shape, a patch for each and one for the program.
+struct Libraries {
+    target: Target,
+    files: [PathBuf; 2],
+    patches: [PathBuf; 2],
+    own: PathBuf,
+}
+
+impl Libraries {
+    fn start() -> Self {
+        let (plan, exe) = built("libs");
+        let library = |number: usize| {
+            // `lea CONSTANT(%rdi),%eax`: bytes 1 to 4 make the same displacement in both, to something free.
+            let constant = format!("-DCONSTANT=0x0{number}f00001");
+            let build = Build::new("gcc -O2 pic").flag(&constant);
+            let name = format!("lib{number}.so");
+            let file = compile_shared(&plan, &build, "lib.c", &name);
+            let flags = [&*constant, &format!("-DLIBRARY=\"{name}\"")];
+            let klp = patch(&plan, &file, &flags, &format!("fix{number}"));
+            (file, klp)
+        };
+        let ((file1, klp1), (file2, klp2)) = (library(1), library(2));
+        let target = Target::start(&plan, &exe, &[text(&file1), text(&file2)]);
+        Self {
+            own: patch(&plan, &exe, &[], "own"),
+            target,
+            files: [file1, file2],
+            patches: [klp1, klp2],
+        }
+    }
+
+    /// Opens library 1 or 2; gives its address, and what its text is.
+    fn open(&mut self, number: usize) -> (String, Baseline) {
+        let at = self.target.ask(&format!("open {number}"));
+        let text = Baseline::of_file(self.target.pid(), &self.files[number - 1]);
+        (at, text)
+    }
+
+    fn close(&mut self, number: usize) {
+        assert_eq!(self.target.ask(&format!("close {number}")), "ok");
+    }
+
+    #[track_caller]
+    fn calls(&mut self, number: usize, version: &str) {
+        assert_eq!(self.target.ask(&format!("call {number}")), version);
+    }
+
+    #[track_caller]
+    fn load(&mut self, number: usize, entry: &str) {
+        let load = self
+            .target
+            .load(&self.patches[number - 1], &["--entry", entry]);
+        load.result(0, "loaded");
+        self.calls(number, "new");
+    }
+
+    #[track_caller]
+    fn unload(&mut self, number: usize) {
+        let unload = ["unload", &format!("fix{number}")];
+        self.target.livegraft(&unload, &[]).result(0, "unloaded");
+    }
+
+    /// No command that is about something else changes a byte of library 2.
+    #[track_caller]
+    fn others_leave_alone(&mut self, library_2: &Baseline) {
+        let unchanged = |this: &mut Self, command: &str| {
+            let difference = library_2.text_difference();
+            assert_eq!(difference, None, "library 2 after {command}");
+            this.calls(2, "old");
+        };
+        unchanged(self, "it was opened");
+        cli::list(self.target.pid());
+        unchanged(self, "list");
+        self.target.livegraft(&["status"], &[]).done();
+        unchanged(self, "status");
+        let resumed = self.target.livegraft(&["resume"], &[]).done();
+        assert_eq!(resumed.text("result"), "nothing-open", "{resumed}");
+        unchanged(self, "resume");
+        for _ in 0..2 {
+            self.target.load(&self.own, &[]).result(0, "loaded");
+            self.target.expect("new");
+            unchanged(self, "the load of another patch");
+            let unload = self.target.livegraft(&["unload", "own"], &[]);
+            unload.result(0, "unloaded");
+            self.target.expect("old");
+            unchanged(self, "the unload of another patch");
+        }
+    }
+}
+
+#[test]
+fn library_that_is_closed_and_opened_again() {
+    for entry in ["pun", "swap"] {
+        let mut all = Libraries::start();
+        let mut places = Vec::new();
+        // The same place twice; then library 2 is in it.
+        for round in 0..3 {
+            if round == 2 {
+                all.open(2);
+            }
+            let (place, text) = all.open(1);
+            places.push(place);
+            all.calls(1, "old");
+            all.load(1, entry);
+            all.unload(1);
+            all.calls(1, "old");
+            assert_eq!(text.text_difference(), None, "round {round}");
+            all.close(1);
+        }
+        note(&format!("{entry}: library 1 lay at {places:?}"));
+        assert!(places[0] == places[1] && places[0] != places[2]);
+        all.calls(2, "old");
+        all.target.finish();
+    }
+}
+
+#[test]
+fn another_library_in_the_place_of_an_unloaded_patch() {
+    for entry in ["pun", "swap"] {
+        let mut all = Libraries::start();
+        let (place, _) = all.open(1);
+        all.load(1, entry);
+        all.unload(1);
+        all.close(1);
+        let (place_2, text_2) = all.open(2);
+        assert_eq!(place, place_2, "the scenario needs the same place");
+        all.others_leave_alone(&text_2);
+        for _ in 0..2 {
+            all.load(2, entry);
+            all.unload(2);
+            all.calls(2, "old");
+            assert_eq!(text_2.text_difference(), None);
+        }
+        all.target.finish();
+    }
+}
+
+#[test]
+fn another_library_in_the_place_of_a_loaded_patch() {
+    for entry in ["pun", "swap"] {
+        let mut all = Libraries::start();
+        let (place, _) = all.open(1);
+        all.load(1, entry);
+        all.close(1);
+        let (place_2, text_2) = all.open(2);
+        assert_eq!(place, place_2, "the scenario needs the same place");
+        all.others_leave_alone(&text_2);
+        all.unload(1);
+        all.others_leave_alone(&text_2);
+        all.load(2, entry);
+        all.unload(2);
+        // Library 1 is somewhere else now.
+        let (_, text_1) = all.open(1);
+        all.calls(1, "old");
+        all.load(1, entry);
+        all.calls(2, "old");
+        all.unload(1);
+        all.calls(1, "old");
+        assert_eq!(text_1.text_difference(), None);
+        assert_eq!(text_2.text_difference(), None);
+        all.target.finish();
+    }
+}
+
+/// Loads into a process part of which may not map memory.
+fn filtered(which: &str, entry: &str) {
+    let (plan, exe) = built("seccomp");
+    let klp = patch(&plan, &exe, &[], "fix");
+    let mut target = Target::start(&plan, &exe, &[which]);
+    target.expect("old");
+    for _ in 0..3 {
+        let load = target.load(&klp, &["--entry", entry]);
+        load.result(0, "loaded");
+        target.expect("new");
+        target.unload(&[]).result(0, "unloaded");
+        target.expect("old");
+    }
+    target.finish();
+}
+
+#[test]
+fn seccomp_filter_of_one_task() {
+    for entry in ["pun", "swap"] {
+        filtered("one", entry);
+    }
+}
+
+#[test]
+fn seccomp_filter_of_all_tasks() {
+    for entry in ["pun", "swap"] {
+        filtered("all", entry);
+    }
+}
+
+/// What lies below an alternate stack is not stack.
+#[test]
+fn alternate_stack_that_is_nearly_full() {
+    let (plan, exe) = built("altstack");
+    let klp = patch(&plan, &exe, &[], "fix");
+    // How much a call for livegraft takes depends on the processor: 1 to 4 KiB.
+    for left in [800, 1500, 2500, 3500, 32768] {
+        let mut target = Target::start(&plan, &exe, &[&left.to_string()]);
+        target.expect("old");
+        let load = target.load(&klp, &[]);
+        if left < 32768 && load.code == 1 {
+            check(&load, "stack");
+            target.expect("old");
+            assert_eq!(target.ask("release"), "ok");
+            target.load(&klp, &[]).result(0, "loaded");
+        } else {
+            load.result(0, "loaded");
+            target.expect("new");
+            assert_eq!(target.ask("release"), "ok");
+        }
+        target.expect("new");
+        target.unload(&[]).result(0, "unloaded");
+        target.expect("old");
+        target.finish();
+    }
+}
+
+fn is_stopped(pid: i32) -> bool {
+    inspect::tasks(pid).into_iter().all(|tid| {
+        let status = inspect::status(&format!("/proc/{pid}/task/{tid}/status"));
+        status["State"].starts_with('T')
+    })
+}
+
+/// Stops a process and lets it go on, again and again, until told to end; the last is a stop. Gives the number of stops.
+fn stop_again_and_again(pid: i32, until: &AtomicBool) -> Result<usize, String> {
+    for stops in 1.. {
+        kill(pid, libc::SIGSTOP);
+        let sent = Instant::now();
+        while !is_stopped(pid) {
+            if sent.elapsed() > Duration::from_secs(2) {
+                return Err(format!("stop {stops} of process {pid} was lost"));
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        if until.load(Ordering::Acquire) {
+            return Ok(stops);
+        }
+        kill(pid, libc::SIGCONT);
+        std::thread::sleep(Duration::from_micros(stops as u64 % 7 * 100));
+    }
+    unreachable!("it is told to end before that");
+}
+
+/// A stop that arrives while a task makes a call for livegraft holds afterwards.
+#[test]
+fn no_stop_is_lost() {
+    let (plan, exe) = built("refuse/trace");
+    let klp = patch(&plan, &exe, &[], "fix");
+    let mut all = 0;
+    // The first load into a process makes the most calls.
+    for _ in 0..25 {
+        let mut target = Target::start(&plan, &exe, &[]);
+        let (pid, until) = (target.pid(), AtomicBool::new(false));
+        let stops = std::thread::scope(|scope| {
+            let stopper = scope.spawn(|| stop_again_and_again(pid, &until));
+            let outcomes = (target.load(&klp, SWAP), target.unload(&[]));
+            until.store(true, Ordering::Release);
+            let stops = stopper.join().expect("it ends");
+            outcomes.0.result(0, "loaded");
+            outcomes.1.result(0, "unloaded");
+            stops
+        });
+        all += stops.unwrap_or_else(|lost| panic!("{lost}, {all} stops before were not"));
+        kill(target.pid(), libc::SIGCONT);
+        target.expect("old");
+        target.finish();
+    }
+    note(&format!("{all} stops"));
+}
+
+/// Two programs that have nothing to do with each other look alike, and one has children.
+#[test]
+fn two_unrelated_programs_at_once() {
+    let plan = Plan::read("family");
+    let build = Build::new("gcc -O2 pie");
+    std::thread::scope(|scope| {
+        for build in [build.clone(), build.flag("-DSECOND")] {
+            let plan = &plan;
+            scope.spawn(move || {
+                let exe = compile_target(plan, &build);
+                let klp = patch(plan, &exe, &[], "fix");
+                for _ in 0..25 {
+                    let mut target = Target::start(plan, &exe, &[]);
+                    for _ in 0..4 {
+                        target.load(&klp, &[]).result(0, "loaded");
+                        target.expect("new");
+                        target.unload(&[]).result(0, "unloaded");
+                        target.expect("old");
+                    }
+                    target.finish();
+                }
+            });
+        }
+    });
+}
+
+/// A busy task that leaves the old code right after it was looked at, and then sleeps, is looked at again.
+#[test]
+fn busy_tasks_that_leave_and_sleep() {
+    let (plan, exe) = built("leavers");
+    let klp = patch(&plan, &exe, &[], "fix");
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        let mut target = Target::start(&plan, &exe, &[]);
+        target.expect("old");
+        let loaded = target.load(&klp, &["--timeout", "5s"]).result(0, "loaded");
+        slowest = slowest.max(loaded.elapsed);
+        target.expect("new");
+        target.unload(&["--timeout", "5s"]).result(0, "unloaded");
+        target.expect("old");
+        target.finish();
+    }
+    note(&format!("the slowest load took {slowest:?}"));
+}
