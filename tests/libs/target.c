@@ -4,10 +4,12 @@
 //# mappings: own
 //
 // Commands: "open N" gives the address at which library N lies now; "close N"; "call N" says which version of its
-// lib_answer() runs. "check" is about the program's own answer().
+// lib_answer() runs; "copy N" keeps the page of its code and gives its address, "paste N" puts it there again when the
+// library is gone. "check" is about the program's own answer().
 #include "scn.h"
 #include <dlfcn.h>
 #include <link.h>
+#include <sys/mman.h>
 
 PATCHABLE int answer(int x)
 {
@@ -45,6 +47,29 @@ static const char *call_library(int number)
 	return got ? "new" : "old";
 }
 
+static unsigned char kept[4096];
+static void *kept_place;
+
+static const char *copy(int number)
+{
+	static char text[64];
+	kept_place = (void *)((uintptr_t)dlsym(handles[number], "lib_answer") & -4096);
+	memcpy(kept, kept_place, sizeof kept);
+	snprintf(text, sizeof text, "%p", kept_place);
+	return text;
+}
+
+static const char *paste(void)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+	if (mmap(kept_place, sizeof kept, PROT_READ | PROT_WRITE, flags, -1, 0) != kept_place)
+		scn_broken("mmap: %m");
+	memcpy(kept_place, kept, sizeof kept);
+	if (mprotect(kept_place, sizeof kept, PROT_READ | PROT_EXEC))
+		scn_broken("mprotect: %m");
+	return "ok";
+}
+
 static const char *scn_command(const char *line)
 {
 	int number = line[strlen(line) - 1] - '0';
@@ -54,6 +79,10 @@ static const char *scn_command(const char *line)
 		return open_library(number);
 	if (!strncmp(line, "call", 4))
 		return call_library(number);
+	if (!strncmp(line, "copy", 4))
+		return copy(number);
+	if (!strncmp(line, "paste", 5))
+		return paste();
 	if (dlclose(handles[number]))
 		scn_broken("%s", dlerror());
 	return "ok";

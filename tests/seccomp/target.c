@@ -45,7 +45,7 @@ static void *spin(void *argument)
 {
 	atomic_fetch_add(&ready, 1);
 	for (;;)
-		answer(1);
+		BARRIER();
 	return argument;
 }
 

@@ -274,6 +274,17 @@ pub fn function(pid: i32, exe: &Path, name: &str) -> (u64, u64) {
     (offset, mapping.start + offset - mapping.offset)
 }
 
+/// Reads the memory of a process.
+pub fn read(pid: i32, address: u64, length: usize) -> Vec<u8> {
+    let memory = fs::File::open(format!("/proc/{pid}/mem"));
+    let memory = memory.unwrap_or_else(|e| panic!("memory of {pid}: {e}"));
+    let mut bytes = vec![0; length];
+    memory
+        .read_exact_at(&mut bytes, address)
+        .unwrap_or_else(|e| panic!("{address:#x}: {e}"));
+    bytes
+}
+
 /// Changes one byte of a process; gives the byte that was there.
 pub fn poke(pid: i32, address: u64, byte: u8) -> u8 {
     let memory = fs::OpenOptions::new()

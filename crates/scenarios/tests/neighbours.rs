@@ -138,23 +138,50 @@ fn two_swaps_of_which_one_straddles() {
     }
 }
 
-/// Each loop is all old or all new.
+/// Where the first instruction is short, the entry jumps to padding, and from there on. A task may be between the two
+/// jumps when they are taken back.
 #[test]
-fn function_that_jumps_to_its_own_entry() {
-    let (plan, exe) = built("selfloop");
-    for (entry, flags) in [("pun", &[][..]), ("swap", &[]), ("swap", &["-DTAIL"])] {
-        let klp = patch(&plan, &exe, flags, "fix");
-        let mut target = Target::start(&plan, &exe, &[]);
-        for _ in 0..15 {
-            let load = ["--entry", entry, "--timeout", "60s"];
-            target.load(&klp, &load).result(0, "loaded");
-            target.expect("new");
-            target.unload(&["--timeout", "60s"]).result(0, "unloaded");
-            target.expect("old");
-        }
-        note(&format!("{entry} {flags:?}"));
-        target.finish();
+fn task_in_the_padding() {
+    let (plan, exe) = built("padding");
+    let klp = patch(&plan, &exe, &[], "fix");
+    let mut target = Target::start(&plan, &exe, &[]);
+    for _ in 0..60 {
+        target.load(&klp, SWAP).result(0, "loaded");
+        target.unload(&[]).result(0, "unloaded");
     }
+    target.expect("old");
+    target.finish();
+}
+
+/// Each loop is all old or all new.
+fn loops(entry: &str, flags: &[&str]) {
+    let (plan, exe) = built("selfloop");
+    let klp = patch(&plan, &exe, flags, "fix");
+    let mut target = Target::start(&plan, &exe, &[]);
+    for _ in 0..15 {
+        let load = ["--entry", entry, "--timeout", "60s"];
+        target.load(&klp, &load).result(0, "loaded");
+        target.expect("new");
+        target.unload(&["--timeout", "60s"]).result(0, "unloaded");
+        target.expect("old");
+    }
+    target.finish();
+}
+
+#[test]
+fn function_that_jumps_to_its_own_entry_by_pun() {
+    loops("pun", &[]);
+}
+
+#[test]
+fn function_that_jumps_to_its_own_entry_by_swap() {
+    loops("swap", &[]);
+}
+
+/// Both versions do, the new one by a tail call.
+#[test]
+fn both_versions_jump_to_the_entry() {
+    loops("swap", &["-DTAIL"]);
 }
 
 fn sleeper(flags: &[&str]) -> (Target, PathBuf) {
@@ -365,6 +392,69 @@ fn library_that_is_closed_and_opened_again() {
         note(&format!("{entry}: library 1 lay at {places:?}"));
         assert!(places[0] == places[1] && places[0] != places[2]);
         all.calls(2, "old");
+        all.target.finish();
+    }
+}
+
+#[test]
+fn library_that_is_closed_while_it_is_patched() {
+    for entry in ["pun", "swap"] {
+        let mut all = Libraries::start();
+        all.open(1);
+        all.load(1, entry);
+        all.close(1);
+        // Nothing is in its place.
+        cli::list(all.target.pid());
+        all.target.livegraft(&["status"], &[]).done();
+        all.target.livegraft(&["resume"], &[]).done();
+        all.target.load(&all.own, &[]).result(0, "loaded");
+        all.target.expect("new");
+        all.unload(1);
+        all.target.expect("new");
+        let unload = all.target.livegraft(&["unload", "own"], &[]);
+        unload.result(0, "unloaded");
+        all.target.expect("old");
+        all.open(1);
+        all.calls(1, "old");
+        all.load(1, entry);
+        all.unload(1);
+        all.calls(1, "old");
+        all.target.finish();
+    }
+}
+
+/// The bytes of the library, but not the library: code that the program made itself, say.
+#[test]
+fn anonymous_code_in_the_place_of_a_loaded_patch() {
+    for entry in ["pun", "swap"] {
+        let mut all = Libraries::start();
+        all.open(1);
+        let pid = all.target.pid();
+        let place = all.target.ask("copy 1");
+        let place = u64::from_str_radix(place.trim_start_matches("0x"), 16);
+        let place = place.expect("an address");
+        let code = inspect::read(pid, place, 4096);
+        all.load(1, entry);
+        all.close(1);
+        assert_eq!(all.target.ask("paste 1"), "ok");
+        let unchanged = |command: &str| {
+            let same = inspect::read(pid, place, 4096) == code;
+            assert!(same, "somebody else's code was changed by {command}");
+        };
+        unchanged("nobody");
+        cli::list(pid);
+        all.target.livegraft(&["status"], &[]).done();
+        unchanged("list or status");
+        all.target.livegraft(&["resume"], &[]).done();
+        unchanged("resume");
+        all.target.load(&all.own, &[]).result(0, "loaded");
+        unchanged("the load of another patch");
+        all.unload(1);
+        unchanged("unload");
+        let unload = all.target.livegraft(&["unload", "own"], &[]);
+        unload.result(0, "unloaded");
+        unchanged("the unload of another patch");
+        all.target.expect("old");
         all.target.finish();
     }
 }

@@ -2,7 +2,7 @@
 
 use livegraft_scenarios::refusal::check;
 use livegraft_scenarios::{Build, Plan, Target, cli, compile_patch_as, compile_target};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn start(name: &str) -> (Plan, Target) {
     let plan = Plan::read(name);
@@ -20,7 +20,7 @@ fn patch(plan: &Plan, target: &Target, flags: &[&str], name: &str) -> PathBuf {
 }
 
 #[track_caller]
-fn load(target: &mut Target, klp: &PathBuf, verdict: &str) {
+fn load(target: &mut Target, klp: &Path, verdict: &str) {
     target.load(klp, &[]).result(0, "loaded");
     target.expect(verdict);
 }
