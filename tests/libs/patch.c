@@ -1,4 +1,5 @@
 // -DLIBRARY="\"NAME\"" -DCONSTANT=N: 1000 more from that library's lib_answer(). Without: the program's own answer().
+// With -DHOLD the program's hold() too.
 #include <livepatch.h>
 #include <stddef.h>
 
@@ -18,6 +19,21 @@ static int lp_answer(int x)
 }
 static struct klp_func funcs[] = { { .old_name = "answer", .new_func = lp_answer }, { } };
 #endif
-static struct klp_object objs[] = { { .name = LIBRARY, .funcs = funcs }, { } };
+#ifdef HOLD
+extern void hold_serve(int version);
+static void lp_hold(void)
+{
+	hold_serve(2);
+	__asm__ volatile("" ::: "memory");
+}
+static struct klp_func hold[] = { { .old_name = "hold", .new_func = lp_hold }, { } };
+#endif
+static struct klp_object objs[] = {
+	{ .name = LIBRARY, .funcs = funcs },
+#ifdef HOLD
+	{ .name = NULL, .funcs = hold },
+#endif
+	{ }
+};
 static struct klp_patch patch = { .objs = objs };
 KLP_PATCH(patch);

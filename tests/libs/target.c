@@ -5,7 +5,8 @@
 //
 // Commands: "open N" gives the address at which library N lies now; "close N"; "call N" says which version of its
 // lib_answer() runs; "copy N" keeps the page of its code and gives its address, "paste N" puts it there again when the
-// library is gone. "check" is about the program's own answer().
+// library is gone. "held N" has a task make the call that is in hold() and so in its old universe when a patch of that is
+// loaded; "release" lets hold() return, and says which version is called next. "check" is about the program's own answer().
 #include "scn.h"
 #include <dlfcn.h>
 #include <link.h>
@@ -47,6 +48,61 @@ static const char *call_library(int number)
 	return got ? "new" : "old";
 }
 
+static sem_t asked, answered;
+static atomic_int request, hold_version;
+static const char *held_answer;
+
+static void take(sem_t *sem)
+{
+	while (sem_wait(sem))
+		if (errno != EINTR)
+			scn_broken("sem_wait: %m");
+}
+
+void hold_serve(int version)
+{
+	atomic_store(&hold_version, version);
+	for (;;) {
+		take(&asked);
+		int number = atomic_load(&request);
+		if (!number)
+			return;
+		held_answer = call_library(number);
+		sem_post(&answered);
+	}
+}
+
+PATCHABLE void hold(void)
+{
+	hold_serve(1);
+	BARRIER();
+}
+
+static void *holder(void *argument)
+{
+	for (;;)
+		hold();
+	return argument;
+}
+
+static const char *held(int number)
+{
+	atomic_store(&request, number);
+	sem_post(&asked);
+	take(&answered);
+	return held_answer;
+}
+
+static const char *release(void)
+{
+	atomic_store(&request, 0);
+	atomic_store(&hold_version, 0);
+	sem_post(&asked);
+	while (!atomic_load(&hold_version))
+		scn_nap_us(100);
+	return atomic_load(&hold_version) == 1 ? "old" : "new";
+}
+
 static unsigned char kept[4096];
 static void *kept_place;
 
@@ -73,12 +129,16 @@ static const char *paste(void)
 static const char *scn_command(const char *line)
 {
 	int number = line[strlen(line) - 1] - '0';
+	if (!strcmp(line, "release"))
+		return release();
 	if (number < 1 || number > 2)
 		return "which library?";
 	if (!strncmp(line, "open", 4))
 		return open_library(number);
 	if (!strncmp(line, "call", 4))
 		return call_library(number);
+	if (!strncmp(line, "held", 4))
+		return held(number);
 	if (!strncmp(line, "copy", 4))
 		return copy(number);
 	if (!strncmp(line, "paste", 5))
@@ -92,5 +152,8 @@ int main(int count, char **values)
 {
 	(void)count;
 	files = values;
+	scn_thread(holder, NULL);
+	while (!atomic_load(&hold_version))
+		scn_nap_us(100);
 	scn_serve();
 }

@@ -211,15 +211,29 @@ pub fn compile_patch(plan: &Plan, build: &Build, target: &Path) -> PathBuf {
 
 /// Compiles and packs a scenario's patch under a name of its own. `target` is the object that it changes.
 pub fn compile_patch_as(plan: &Plan, build: &Build, target: &Path, name: &str) -> PathBuf {
+    compile_patch_of_both(plan, build, [target, target], name)
+}
+
+/// The same for a patch that changes two objects.
+pub fn compile_patch_of_both(
+    plan: &Plan,
+    build: &Build,
+    [target, other]: [&Path; 2],
+    name: &str,
+) -> PathBuf {
     let key = format!(
-        "{} patch {name} {build} for {}",
+        "{} patch {name} {build} for {} {}",
         plan.dir.display(),
-        target.display()
+        target.display(),
+        other.display()
     );
     once(key, || {
         let objects = compile_patch_objects(plan, build);
         let (arguments, klp) = pack_arguments(&objects, target, name);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        if other != target {
+            arguments.extend(["--target", other.to_str().expect("a path in UTF-8")]);
+        }
         cli::livegraft(&arguments).done();
         klp
     })

@@ -1,7 +1,7 @@
 //! Others that touch the process, or share something with what is patched: a breakpoint near by, a library that goes, a
 //! filter, a signal, another process.
 
-use livegraft_scenarios::compile::compile_shared;
+use livegraft_scenarios::compile::{compile_patch_of_both, compile_shared};
 use livegraft_scenarios::inspect::{Baseline, function, poke};
 use livegraft_scenarios::refusal::{both_ways, check};
 use livegraft_scenarios::{
@@ -286,6 +286,8 @@ struct Libraries {
     files: [PathBuf; 2],
     patches: [PathBuf; 2],
     own: PathBuf,
+    /// For library 2 and the program's hold().
+    held: PathBuf,
 }
 
 impl Libraries {
@@ -299,15 +301,21 @@ impl Libraries {
             let file = compile_shared(&plan, &build, "lib.c", &name);
             let flags = [&*constant, &format!("-DLIBRARY=\"{name}\"")];
             let klp = patch(&plan, &file, &flags, &format!("fix{number}"));
-            (file, klp)
+            let build = flags
+                .iter()
+                .fold(Build::new("gcc -O2 pic"), |b, f| b.flag(f));
+            let build = build.flag("-DHOLD");
+            let held = compile_patch_of_both(&plan, &build, [&file, &exe], "held");
+            (file, klp, held)
         };
-        let ((file1, klp1), (file2, klp2)) = (library(1), library(2));
+        let ((file1, klp1, _), (file2, klp2, held)) = (library(1), library(2));
         let target = Target::start(&plan, &exe, &[text(&file1), text(&file2)]);
         Self {
             own: patch(&plan, &exe, &[], "own"),
             target,
             files: [file1, file2],
             patches: [klp1, klp2],
+            held,
         }
     }
 
@@ -480,6 +488,39 @@ fn another_library_in_the_place_of_an_unloaded_patch() {
     }
 }
 
+/// What was prepared for the function of library 1 is not good for that of library 2 at the same address: a task in its
+/// old universe would run the first instruction of the wrong one.
+#[test]
+fn original_of_another_library_at_the_same_address() {
+    for entry in ["pun", "swap"] {
+        let mut all = Libraries::start();
+        let (place, _) = all.open(1);
+        all.load(1, entry);
+        all.unload(1);
+        all.close(1);
+        let (place_2, text_2) = all.open(2);
+        assert_eq!(place, place_2, "the scenario needs the same place");
+        for _ in 0..2 {
+            let left = all.target.load(&all.held, LEAVE);
+            left.result(4, "timed-out");
+            all.calls(2, "new");
+            assert_eq!(all.target.ask("held 2"), "old");
+            assert_eq!(all.target.ask("release"), "new");
+            assert_eq!(all.target.ask("held 2"), "new");
+            all.target.livegraft(&["resume"], &[]).done();
+            let left = all.target.livegraft(&["unload", "held"], LEAVE);
+            left.result(4, "timed-out");
+            all.calls(2, "old");
+            assert_eq!(all.target.ask("held 2"), "new");
+            assert_eq!(all.target.ask("release"), "old");
+            all.target.livegraft(&["resume"], &[]).done();
+            all.calls(2, "old");
+            assert_eq!(text_2.text_difference(), None);
+        }
+        all.target.finish();
+    }
+}
+
 #[test]
 fn another_library_in_the_place_of_a_loaded_patch() {
     for entry in ["pun", "swap"] {
@@ -489,6 +530,15 @@ fn another_library_in_the_place_of_a_loaded_patch() {
         all.close(1);
         let (place_2, text_2) = all.open(2);
         assert_eq!(place, place_2, "the scenario needs the same place");
+        all.others_leave_alone(&text_2);
+        // The patch for this one may have to wait until the other one is gone.
+        let early = all.target.load(&all.patches[1], &["--entry", entry]);
+        if early.code == 0 {
+            all.calls(2, "new");
+            all.unload(2);
+        } else {
+            check(&early, "lib");
+        }
         all.others_leave_alone(&text_2);
         all.unload(1);
         all.others_leave_alone(&text_2);
