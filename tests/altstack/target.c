@@ -34,7 +34,7 @@ static void handler(int signal)
 	unsigned char *here = __builtin_frame_address(0);
 	volatile unsigned char *used = __builtin_alloca(here - area.stack - left);
 	used[0] = 1;
-	atomic_store(&asleep, 1);
+	atomic_store(&asleep, gettid());
 	take(&wake);
 }
 
@@ -78,6 +78,6 @@ int main(int count, char **values)
 	scn_thread(sleeper, NULL);
 	while (!atomic_load(&asleep))
 		scn_nap_us(100);
-	scn_nap_us(1000);
+	scn_wait_until_in(SYS_futex, atomic_load(&asleep));
 	scn_serve();
 }

@@ -66,6 +66,22 @@ __attribute__((unused)) static void scn_nap_us(long microseconds)
 		;
 }
 
+// Waits until a task of this program sleeps in this system call.
+__attribute__((unused)) static void scn_wait_until_in(long number, pid_t tid)
+{
+	char path[64], text[64];
+	snprintf(path, sizeof path, "/proc/self/task/%d/syscall", tid);
+	for (;;) {
+		FILE *file = fopen(path, "r");
+		char *got = file ? fgets(text, sizeof text, file) : NULL;
+		if (file)
+			fclose(file);
+		if (got && *got != 'r' && atol(got) == number)
+			return;
+		scn_nap_us(100);
+	}
+}
+
 __attribute__((unused)) static pthread_t scn_thread(void *(*run)(void *), void *argument)
 {
 	pthread_t thread;

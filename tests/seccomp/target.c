@@ -11,7 +11,7 @@
 #include <sys/prctl.h>
 
 static sem_t never;
-static atomic_int ready;
+static atomic_int sleeping, spinning;
 static int all;
 
 static void filter(unsigned flags)
@@ -35,7 +35,7 @@ static void *sleeper(void *argument)
 {
 	if (!all)
 		filter(0);
-	atomic_fetch_add(&ready, 1);
+	atomic_store(&sleeping, gettid());
 	for (;;)
 		sem_wait(&never);
 	return argument;
@@ -43,7 +43,7 @@ static void *sleeper(void *argument)
 
 static void *spin(void *argument)
 {
-	atomic_fetch_add(&ready, 1);
+	atomic_store(&spinning, 1);
 	for (;;)
 		BARRIER();
 	return argument;
@@ -54,8 +54,9 @@ int main(int count, char **values)
 	all = count > 1 && !strcmp(values[1], "all");
 	scn_thread(sleeper, NULL);
 	scn_thread(spin, NULL);
-	while (atomic_load(&ready) < 2)
+	while (!atomic_load(&sleeping) || !atomic_load(&spinning))
 		scn_nap_us(100);
+	scn_wait_until_in(SYS_futex, atomic_load(&sleeping));
 	if (all)
 		filter(SECCOMP_FILTER_FLAG_TSYNC);
 	scn_serve();
