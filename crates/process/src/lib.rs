@@ -17,6 +17,7 @@ pub mod stack;
 pub mod state;
 pub mod sys;
 pub mod tracer;
+pub mod unwind;
 
 pub use engine::{Ended, Engine, OnTimeout, Options, Report};
 pub use error::Error;

@@ -80,16 +80,18 @@ pub struct Hit {
 }
 
 /// What the check found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The first hit.
-    pub hit: Option<Hit>,
+    /// What holds it, at most [`MOST_HITS`], registers first.
+    pub hits: Vec<Hit>,
     /// The task is within the self-switch, or interrupted by a handler there.
     pub mid_switch: bool,
     /// The stack that was scanned: lowest address of its mapping, and its base.
     pub stack: (u64, u64),
 }
 
+/// More hits are not told apart: a task that has as many is busy.
+pub const MOST_HITS: usize = 256;
 const CHUNK: usize = 16 * 1024;
 /// Signal handlers on alternate stacks within signal handlers ...
 const MAX_STACKS: usize = 16;
@@ -119,7 +121,7 @@ pub fn check(
     let Watched { replaced, entering } = watched;
     let first = bounds(process, regs, regs.rsp)?;
     let mut found = Found {
-        hit: None,
+        hits: Vec::new(),
         mid_switch: false,
         stack: first,
     };
@@ -172,11 +174,11 @@ pub fn check(
 }
 
 fn note(found: &mut Found, replaced: &Ranges, switching: &Ranges, value: u64, stack: Option<u64>) {
-    if found.hit.is_none()
+    if found.hits.len() < MOST_HITS
         && let Some(range) = replaced.find(value)
     {
         let (slot, version) = (range.slot, range.version);
-        found.hit = Some(Hit {
+        found.hits.push(Hit {
             address: value,
             stack,
             slot,

@@ -191,6 +191,8 @@ pub struct Image {
     pub start: u64,
     /// How much.
     pub len: u64,
+    /// Its call frame information: (first, one past the last) of each part.
+    pub eh_frames: Vec<(u64, u64)>,
     /// Its functions.
     pub functions: Vec<ImageFunction>,
 }

@@ -148,6 +148,8 @@ impl Baseline {
         let own = |m: &Mapping| {
             m.name == "[heap]"
                 || m.name == "[stack]"
+                // The kernel's, as soon as somebody has set one.
+                || m.name == "[uprobes]"
                 || maps_memory && !m.name.contains("livegraft")
         };
         added(&known, &maps(self.pid))

@@ -4,8 +4,9 @@ use super::Engine;
 use crate::arch::{Edit, PAGE, nr};
 use crate::error::Error;
 use crate::space::pages;
+use crate::stack::{CodeRange, Ranges};
 use crate::state::{Entry, Identity, Method, Purpose, Region};
-use livegraft_model::{PatchId, Slot};
+use livegraft_model::{PatchId, Slot, Version};
 use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -239,14 +240,43 @@ impl Engine {
         for (at, byte, _) in back.into_iter().rev().chain(forth) {
             self.write(at, &[byte])?;
         }
-        for span in merged(spans) {
-            self.swap_pages(span, &wanted)?;
+        let (spans, padding) = (merged(spans), self.padding_to_leave(&wanted));
+        for span in &spans {
+            self.swap_pages(span, &wanted, !padding.is_empty())?;
+        }
+        if !padding.is_empty() && self.is_padding_left(padding)? {
+            for span in &spans {
+                self.swap_pages(span, &wanted, false)?;
+            }
         }
         Ok(())
     }
 
-    /// Replaces text pages by copies in which the wanted swap entries jump and the others don't.
-    fn swap_pages(&mut self, span: Range<u64>, wanted: &BTreeSet<Slot>) -> Result<(), Error> {
+    /// Padding that still jumps although its entry is not wanted to, or will not be in a moment.
+    fn padding_to_leave(&self, wanted: &BTreeSet<Slot>) -> Ranges {
+        let unwanted = self
+            .entries_there()
+            .filter(|(slot, entry)| entry.method == Method::Swap && !wanted.contains(slot));
+        let padding = unwanted.flat_map(|(slot, entry)| {
+            let jumps = |edit: &&Edit| edit.at != entry.at && self.stands(edit) == Some(true);
+            entry.edits.iter().filter(jumps).map(move |edit| CodeRange {
+                after: edit.at.saturating_sub(1),
+                last: edit.at.saturating_add(edit.redirected.len() as u64 - 1),
+                slot,
+                version: Version::Original,
+            })
+        });
+        Ranges::new(padding.collect())
+    }
+
+    /// Replaces text pages by copies in which the wanted swap entries jump and the others don't; padding that jumps may
+    /// be kept as it is.
+    fn swap_pages(
+        &mut self,
+        span: &Range<u64>,
+        wanted: &BTreeSet<Slot>,
+        keep_padding: bool,
+    ) -> Result<(), Error> {
         let len = span.end - span.start;
         self.check_limits(len)?;
         let scratch = self.plan_anywhere(len, Purpose::Spare)?;
@@ -261,7 +291,8 @@ impl Engine {
         let mut copy = now.clone();
         for (slot, entry) in self.entries_there() {
             for edit in entry.edits.iter().filter(|_| entry.method == Method::Swap) {
-                let value = edit.value(wanted.contains(&slot));
+                let kept = keep_padding && edit.at != entry.at && self.stands(edit) == Some(true);
+                let value = edit.value(kept || wanted.contains(&slot));
                 lay(span.start, &mut copy, edit.at, value);
             }
         }

@@ -331,6 +331,11 @@ impl Engine {
             digest: patch.digest,
             start,
             len,
+            eh_frames: linked
+                .eh_frames
+                .iter()
+                .map(|range| (range.start, range.end))
+                .collect(),
             functions,
         }
     }

@@ -4,8 +4,10 @@ mod edits;
 mod inspect;
 mod load;
 mod operations;
+mod padding;
 mod plan;
 mod pool;
+mod stacks;
 mod transition;
 
 pub use inspect::{EntryView, MappingView, Overview, PatchView, TaskView, TransitionView};
@@ -23,6 +25,7 @@ use crate::remote::{Gadgets, Host};
 use crate::state::{Controller, Purpose, Region, State};
 use crate::sys;
 use crate::tracer::{Stopping, Tracer};
+use crate::unwind::Unwinder;
 use livegraft_model::{Slot, Standing, UniverseId, Version};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -43,6 +46,8 @@ pub struct Engine {
     pool: pool::Cursor,
     /// The slots whose objects are not there any more.
     gone: BTreeSet<Slot>,
+    /// What is needed to unwind stacks, once it is needed.
+    unwinder: Option<Unwinder>,
     _lock: Option<File>,
 }
 
@@ -100,6 +105,7 @@ impl Engine {
             gadgets,
             pool: pool::Cursor::default(),
             gone: BTreeSet::new(),
+            unwinder: None,
             _lock: lock,
         };
         engine.refresh_gone();

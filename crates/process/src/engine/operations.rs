@@ -167,10 +167,8 @@ impl Engine {
             self.commit_idle()?;
             return Ok(None);
         };
-        if open.heading() == Operation::Load {
-            // Else it would be completed with a function that nobody redirects.
-            self.compare_entries(open.patch)?;
-        }
+        // Else it would be completed with a function that nobody redirects, or that can't be put back.
+        self.compare_entries(open.patch)?;
         self.run(open.patch, options, progress).map(Some)
     }
 
@@ -228,22 +226,14 @@ impl Engine {
         let began = Instant::now();
         let before = self.tracer.cost();
         let asked = self.heading();
-        let mut moved = match self.bring_all(options.timeout, progress) {
-            Err(error @ Error::GsInUse { .. }) => {
-                // Nobody could know; everyone else goes back.
-                self.turn_round()?;
-                self.bring_all(options.timeout, progress)?;
-                return Err(error);
-            }
-            other => other?,
-        };
+        let mut moved = self.bring_all_or_back(options.timeout, progress)?;
         let mut turned = false;
         let open = self.state.model.transition().is_some();
         if open && options.on_timeout == OnTimeout::Reverse {
             turned = true;
             let held_up = std::mem::take(&mut moved.blocked);
             self.turn_round()?;
-            moved = self.bring_all(options.timeout, progress)?;
+            moved = self.bring_all_or_back(options.timeout, progress)?;
             if moved.complete {
                 moved.blocked = held_up;
             }
@@ -288,6 +278,25 @@ impl Engine {
             .model
             .transition()
             .map_or(Operation::Load, |open| open.heading())
+    }
+
+    /// As [`Engine::bring_all`]. Where a task turns up that uses `%gs`, nobody may be led to a patch: everyone else goes
+    /// back, as far as time allows.
+    fn bring_all_or_back(
+        &mut self,
+        timeout: Duration,
+        progress: &mut Progress<'_>,
+    ) -> Result<Moved, Error> {
+        match self.bring_all(timeout, progress) {
+            Err(error @ Error::GsInUse { .. }) => {
+                self.turn_round()?;
+                if !self.bring_all(timeout, progress)?.complete {
+                    self.commit_idle()?;
+                }
+                Err(error)
+            }
+            other => other,
+        }
     }
 
     /// Moves the tasks, closes the transition when all have moved, and does the same in the children that were forked

@@ -19,6 +19,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// A busy task that was told to switch itself is not visited more often than this.
 const LONGEST_INTERVAL: Duration = Duration::from_millis(200);
+/// One that has dead words on its stack can't switch itself, because it can't tell them from live ones: it must be met
+/// at a good moment.
+const SHORT_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A task that has not moved, and why.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +52,17 @@ struct Seen {
     at: Instant,
     interval: Duration,
     soon: bool,
+    /// Its stack was unwound, or need not be.
+    unwound: bool,
+}
+
+/// Whether there are dead words among those that seemed to hold a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dead {
+    /// Its stack can't be unwound yet.
+    Unknown,
+    None,
+    Some,
 }
 
 type Watch<'a> = &'a mut dyn FnMut(usize, usize);
@@ -77,6 +91,7 @@ pub(super) struct Convergence<'a> {
     seen: HashMap<Task, Seen>,
     arrived: HashSet<Task>,
     pool_short: bool,
+    must_unwind: bool,
     can_switch: bool,
     pause: Duration,
 }
@@ -109,6 +124,7 @@ impl Engine {
             seen: HashMap::new(),
             arrived: HashSet::new(),
             pool_short: false,
+            must_unwind: false,
             can_switch: sys::has_fsgsbase(),
             pause: SHORTEST_PAUSE,
         };
@@ -148,8 +164,10 @@ impl Engine {
             &watched,
             &switching,
         );
+        let mut hits = found.map(|found| found.hits).unwrap_or_default();
+        self.dismiss_dead(&regs, &mut hits);
         drop(stopped);
-        Some((standing, found.ok().and_then(|found| found.hit)))
+        Some((standing, hits.first().copied()))
     }
 
     /// What must not be found in a task that moves.
@@ -234,9 +252,15 @@ impl Convergence<'_> {
         stack: (u64, u64),
         armed: bool,
         soon: bool,
+        dead: Dead,
     ) {
+        let longest = if dead == Dead::Some {
+            SHORT_INTERVAL
+        } else {
+            LONGEST_INTERVAL
+        };
         let interval = match self.seen.get(&task) {
-            Some(seen) if !soon => (seen.interval * 2).min(LONGEST_INTERVAL),
+            Some(seen) if !soon => (seen.interval * 2).min(longest),
             _ => SHORTEST_PAUSE,
         };
         let seen = Seen {
@@ -246,6 +270,7 @@ impl Convergence<'_> {
             at: Instant::now(),
             interval,
             soon,
+            unwound: dead != Dead::Unknown,
         };
         self.seen.insert(task, seen);
     }
@@ -289,7 +314,7 @@ impl Target for Convergence<'_> {
                 if !self.engine.is_alive() {
                     return Err(Error::Exited(self.engine.process.pid));
                 }
-                self.remember(task, None, (0, 0), false, true);
+                self.remember(task, None, (0, 0), false, true, Dead::None);
                 return Ok(Visit::Unstoppable);
             }
         };
@@ -330,24 +355,34 @@ impl Target for Convergence<'_> {
             .or_insert_with(|| engine.watched(from, to));
         let restorers = &engine.gadgets.restorers;
         let checked = stack::check(&engine.process, &regs, restorers, replaced, &self.switching);
-        let Ok(found) = checked else {
+        let Ok(mut found) = checked else {
             drop(stopped);
             if !self.engine.is_alive() {
                 return Err(Error::Exited(pid));
             }
             // Ending, executing another program, or on a stack that is none.
-            self.remember(task, None, (0, 0), false, true);
+            self.remember(task, None, (0, 0), false, true, Dead::None);
             return Ok(Visit::Unstoppable);
         };
+        let all = found.hits.len();
+        self.engine.dismiss_dead(&regs, &mut found.hits);
+        let dead = if all > 0 && self.engine.unwinder.is_none() {
+            self.must_unwind = true;
+            Dead::Unknown
+        } else if found.hits.len() < all {
+            Dead::Some
+        } else {
+            Dead::None
+        };
         let look = Look {
-            holds_replaced: found.hit.is_some(),
+            holds_replaced: !found.hits.is_empty(),
             mid_switch: found.mid_switch,
         };
         let verdict = judge(standing, look);
         let mut carried_out = verdict;
         match verdict {
             Verdict::Move => {
-                let gs = engine.gs_of(to).ok_or(Error::Exited(pid))?;
+                let gs = self.engine.gs_of(to).ok_or(Error::Exited(pid))?;
                 if stopped.set_gs_base(gs).is_err() {
                     return Ok(Visit::Gone);
                 }
@@ -371,7 +406,8 @@ impl Target for Convergence<'_> {
             _ => {
                 let armed = matches!(carried_out, Verdict::Arm | Verdict::Wait);
                 let soon = carried_out == Verdict::Again;
-                self.remember(task, found.hit, found.stack, armed, soon);
+                let hit = found.hits.first().copied();
+                self.remember(task, hit, found.stack, armed, soon, dead);
             }
         }
         Ok(Visit::Judged(carried_out))
@@ -387,6 +423,9 @@ impl Target for Convergence<'_> {
         if seen.at.elapsed() < seen.interval {
             return false;
         }
+        if !seen.unwound && self.engine.unwinder.is_some() {
+            return true;
+        }
         let held = self.is_still_held(task, &seen);
         if held {
             seen.at = Instant::now();
@@ -398,6 +437,9 @@ impl Target for Convergence<'_> {
 
     fn pause(&mut self, _round: u32, settled: usize, busy: usize) -> Result<Pause, Error> {
         (self.watch)(settled, busy);
+        if std::mem::take(&mut self.must_unwind) {
+            self.engine.prepare_unwinds()?;
+        }
         if std::mem::take(&mut self.pool_short) {
             let ranges: usize = self
                 .watched

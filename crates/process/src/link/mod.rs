@@ -71,6 +71,8 @@ pub struct Linked {
     pub segments: Vec<Segment>,
     /// Name and range (avma) of the patch's functions, in the order of their addresses.
     pub functions: Vec<(String, Range<u64>)>,
+    /// Its call frame information (avma), one range for each object that was packed.
+    pub eh_frames: Vec<Range<u64>>,
     symbols: Vec<Option<u64>>,
     bodies: Vec<Option<usize>>,
 }
@@ -130,8 +132,16 @@ pub fn link(
         .map(|symbol| placed(layout, base, symbol))
         .collect();
     let (functions, bodies) = functions(patch, &symbols);
+    let sections = patch.sections.iter().zip(&layout.sections);
+    let eh_frames = sections.filter(|(section, _)| section.name == ".eh_frame");
     Ok(Linked {
         segments: segments(layout, base, image),
+        eh_frames: eh_frames
+            .map(|(section, offset)| {
+                let start = base.saturating_add(*offset);
+                start..start.saturating_add(section.size)
+            })
+            .collect(),
         functions,
         symbols,
         bodies,

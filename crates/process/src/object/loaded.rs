@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::dynamic::{Dynamic, Slot, read_slots};
-use super::file::{ElfFile, PT_INTERP, PT_LOAD, PT_NOTE, SHT_SYMTAB};
+use super::file::{ElfFile, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD, PT_NOTE, SHT_SYMTAB};
 use super::raw::string_at;
 use super::symbols::{Symbol, SymbolKind, SymbolTable};
 use super::{ObjectError, PAGE, hazards};
+use crate::unwind::Module;
 
 const STV_PROTECTED: u8 = 3;
 
@@ -110,6 +111,34 @@ impl LoadedObject {
         let mut bytes = self.elf.read_up_to(offset, PAGE, "code").ok()?;
         bytes.resize(PAGE as usize, 0);
         Some(bytes)
+    }
+
+    /// Its call frame information; `None` where it has none, or none that can be read.
+    pub fn unwind_info(&self) -> Option<Module> {
+        let sections = self.elf.sections();
+        let section = sections.iter().find(|s| s.name == ".eh_frame");
+        let hdr = self.elf.segment(PT_GNU_EH_FRAME).and_then(|segment| {
+            let bytes = self
+                .elf
+                .read(segment.offset, segment.file_size, ".eh_frame_hdr");
+            Some((bytes.ok()?, segment.svma))
+        });
+        let pointed = hdr.as_ref().and_then(|(bytes, svma)| {
+            let bases = gimli::BaseAddresses::default().set_eh_frame_hdr(*svma);
+            let hdr = gimli::EhFrameHdr::new(bytes, gimli::LittleEndian);
+            hdr.parse(&bases, 8).ok()?.eh_frame_ptr().direct().ok()
+        });
+        let svma = pointed.or(section.map(|section| section.svma))?;
+        let limit = section
+            .filter(|section| section.svma == svma)
+            .map_or(u64::MAX, |section| section.size);
+        let eh_frame = self.elf.read_svma_up_to(svma, limit, ".eh_frame").ok()?;
+        Some(Module {
+            code: self.code_ranges(),
+            bias: self.bias,
+            eh_frame: (eh_frame, svma),
+            eh_frame_hdr: hdr,
+        })
     }
 
     /// Bytes (avma) that tell this object from any other that may come to its place: its build-id note, or its ELF

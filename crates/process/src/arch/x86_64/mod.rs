@@ -15,8 +15,8 @@ pub use entry::{
 };
 pub use frame::{RESTORER, SYSCALL_GADGET, alternate_stack, frame, uses_amx};
 pub use syscall::{
-    EINTR_REPAIR, GS_BASE, RAX, at_restartable_call, is_64_bit, needs_eintr_repair, nr,
-    prepare_call, repair_eintr,
+    EINTR_REPAIR, GS_BASE, RAX, at_restartable_call, dwarf_registers, is_64_bit,
+    needs_eintr_repair, nr, prepare_call, repair_eintr,
 };
 
 /// Bytes between two slots of a table: the word that entries jump through, and the word of the version itself.

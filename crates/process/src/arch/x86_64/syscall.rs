@@ -62,6 +62,16 @@ pub fn at_restartable_call(regs: &Registers) -> bool {
         )
 }
 
+/// The general registers by their DWARF numbers, for an unwind.
+pub fn dwarf_registers(regs: &Registers) -> [Option<u64>; 16] {
+    let r = regs;
+    [
+        r.rax, r.rdx, r.rcx, r.rbx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12,
+        r.r13, r.r14, r.r15,
+    ]
+    .map(Some)
+}
+
 /// Whether the task runs 64-bit code (`__USER_CS`).
 pub fn is_64_bit(regs: &Registers) -> bool {
     regs.cs == 0x33
