@@ -169,6 +169,10 @@ impl Engine {
     /// [`Error::Exited`].
     pub fn tasks(&mut self) -> Result<Vec<TaskView>, Error> {
         let open = self.state.model.transition().cloned();
+        if open.is_some() {
+            // Without it words on stacks that are dead are shown as if they held a task.
+            let _ = self.prepare_unwinds();
+        }
         let mut views = Vec::new();
         for task in self.process.tasks()?.tasks {
             let target = open

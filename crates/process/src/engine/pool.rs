@@ -86,6 +86,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Takes the order back from one task that waits, by its gs base.
+    pub(super) fn disarm_one(&mut self, gs: u64) -> Result<(), Error> {
+        let table = gs.wrapping_add(self.state.low);
+        match self.switch_header(table) {
+            Some(_) => self.write(table.saturating_sub(SWITCH_HEADER), &[0]),
+            None => Ok(()),
+        }
+    }
+
     /// Room in the pool, or `None` when it must grow first.
     fn pool_alloc(&mut self, len: u64) -> Result<Option<u64>, Error> {
         for region in self.pools() {

@@ -19,6 +19,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// A busy task that was told to switch itself is not visited more often than this.
 const LONGEST_INTERVAL: Duration = Duration::from_millis(200);
+/// See [`Convergence::free_from_stub`].
+const MOST_IN_STUB: u32 = 4;
 /// One that has dead words on its stack can't switch itself, because it can't tell them from live ones: it must be met
 /// at a good moment.
 const SHORT_INTERVAL: Duration = Duration::from_millis(1);
@@ -52,8 +54,9 @@ struct Seen {
     at: Instant,
     interval: Duration,
     soon: bool,
-    /// Its stack was unwound, or need not be.
-    unwound: bool,
+    dead: Dead,
+    /// How often in a row it was found in the self-switch.
+    in_stub: u32,
 }
 
 /// Whether there are dead words among those that seemed to hold a task.
@@ -90,6 +93,9 @@ pub(super) struct Convergence<'a> {
     placed: HashMap<UniverseId, (u64, u64)>,
     seen: HashMap<Task, Seen>,
     arrived: HashSet<Task>,
+    busy: u32,
+    /// Of the task that is being visited, see [`Seen`].
+    in_stub: u32,
     pool_short: bool,
     must_unwind: bool,
     can_switch: bool,
@@ -123,6 +129,8 @@ impl Engine {
             placed: HashMap::new(),
             seen: HashMap::new(),
             arrived: HashSet::new(),
+            busy: 0,
+            in_stub: 0,
             pool_short: false,
             must_unwind: false,
             can_switch: sys::has_fsgsbase(),
@@ -270,9 +278,21 @@ impl Convergence<'_> {
             at: Instant::now(),
             interval,
             soon,
-            unwound: dead != Dead::Unknown,
+            dead,
+            in_stub: std::mem::take(&mut self.in_stub),
         };
         self.seen.insert(task, seen);
+    }
+
+    /// A task that is found in the self-switch again and again hardly does anything else: something on its stack keeps it
+    /// from switching, and each call searches the whole of it. Its order is taken back, so that it can be met elsewhere.
+    fn free_from_stub(&mut self, task: Task, standing: Standing, gs: u64) -> Result<(), Error> {
+        let before = self.seen.get(&task).map_or(0, |seen| seen.in_stub);
+        self.in_stub = before + 1;
+        if self.in_stub >= MOST_IN_STUB && matches!(standing, Standing::Waiting { .. }) {
+            self.engine.disarm_one(gs)?;
+        }
+        Ok(())
     }
 
     /// Whether what held the task when it was looked at holds it still, as far as can be told without stopping it: it
@@ -366,7 +386,8 @@ impl Target for Convergence<'_> {
         };
         let all = found.hits.len();
         self.engine.dismiss_dead(&regs, &mut found.hits);
-        let dead = if all > 0 && self.engine.unwinder.is_none() {
+        let on_stack = found.hits.iter().all(|hit| hit.stack.is_some());
+        let dead = if all > 0 && on_stack && self.engine.unwinder.is_none() {
             self.must_unwind = true;
             Dead::Unknown
         } else if found.hits.len() < all {
@@ -387,6 +408,8 @@ impl Target for Convergence<'_> {
                     return Ok(Visit::Gone);
                 }
             }
+            // What is dead on its stack would keep it from switching itself.
+            Verdict::Arm if dead != Dead::None => carried_out = Verdict::Again,
             Verdict::Arm => match self.arm(from, found.stack)? {
                 Some(gs) => {
                     if stopped.set_gs_base(gs).is_err() {
@@ -395,7 +418,8 @@ impl Target for Convergence<'_> {
                 }
                 None => carried_out = Verdict::Again,
             },
-            Verdict::Settled | Verdict::Wait | Verdict::Again => {}
+            Verdict::Again => self.free_from_stub(task, standing, regs.gs_base)?,
+            Verdict::Settled | Verdict::Wait => {}
         }
         drop(stopped);
         match carried_out {
@@ -405,7 +429,7 @@ impl Target for Convergence<'_> {
             }
             _ => {
                 let armed = matches!(carried_out, Verdict::Arm | Verdict::Wait);
-                let soon = carried_out == Verdict::Again;
+                let soon = carried_out == Verdict::Again && dead != Dead::Some;
                 let hit = found.hits.first().copied();
                 self.remember(task, hit, found.stack, armed, soon, dead);
             }
@@ -423,13 +447,15 @@ impl Target for Convergence<'_> {
         if seen.at.elapsed() < seen.interval {
             return false;
         }
-        if !seen.unwound && self.engine.unwinder.is_some() {
+        if seen.dead == Dead::Unknown && self.engine.unwinder.is_some() {
             return true;
         }
         let held = self.is_still_held(task, &seen);
         if held {
+            // A look without a stop is cheap, but not for thousands.
+            let longest = LONGEST_PAUSE + Duration::from_micros(200).saturating_mul(self.busy);
             seen.at = Instant::now();
-            seen.interval = (seen.interval * 2).min(LONGEST_INTERVAL);
+            seen.interval = (seen.interval * 2).min(longest).min(LONGEST_INTERVAL);
             self.seen.insert(task, seen);
         }
         !held
@@ -437,6 +463,7 @@ impl Target for Convergence<'_> {
 
     fn pause(&mut self, _round: u32, settled: usize, busy: usize) -> Result<Pause, Error> {
         (self.watch)(settled, busy);
+        self.busy = u32::try_from(busy).unwrap_or(u32::MAX);
         if std::mem::take(&mut self.must_unwind) {
             self.engine.prepare_unwinds()?;
         }
@@ -459,6 +486,12 @@ impl Target for Convergence<'_> {
                 SHORTEST_PAUSE
             } else {
                 self.pause
+            };
+            let at_any_moment = |seen: &Seen| seen.soon || seen.dead == Dead::Some;
+            let pause = if self.seen.values().any(at_any_moment) {
+                pause.min(SHORT_INTERVAL)
+            } else {
+                pause
             };
             std::thread::sleep(left.unwrap_or(pause).min(pause));
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
