@@ -7,31 +7,31 @@
 //
 // What each method must do for each function: yes = it loads, no = it is refused, may = either, but cleanly; pie = yes
 // in a position-independent executable, no in another (the displacement that bytes 1 to 4 make leads below address 0).
-//# function: e_endbr pun=yes swap=yes
-//# function: e_riprel pun=yes swap=yes
-//# function: e_riplea pun=pie swap=yes
-//# function: e_call pun=no swap=yes
-//# function: e_call_indirect pun=yes swap=yes
-//# function: e_jmp8 pun=yes swap=may
-//# function: e_jmp32 pun=no swap=yes
-//# function: e_jcc8 pun=pie swap=may
-//# function: e_jcc32 pun=no swap=yes
-//# function: e_jrcxz pun=pie swap=may
-//# function: e_push pun=yes swap=no
-//# function: e_movabs pun=yes swap=yes
-//# function: e_five pun=yes swap=yes
-//# function: e_self pun=pie swap=no
-//# function: e_one pun=yes swap=no
-//# function: e_two pun=yes swap=may
-//# function: e_three pun=yes swap=may
-//# function: e_four pun=yes swap=may
-//# function: e_pair_a pun=yes swap=may
-//# function: e_pair_b pun=yes swap=may
-//# function: e_page_1 pun=yes swap=no
-//# function: e_page_2 pun=yes swap=no
-//# function: e_page_3 pun=yes swap=no
-//# function: e_page_4 pun=yes swap=no
-//# function: e_page_5 pun=yes swap=may
+//# function: e_endbr pun=yes swap=yes rendezvous=yes
+//# function: e_riprel pun=yes swap=yes rendezvous=yes
+//# function: e_riplea pun=pie swap=yes rendezvous=yes
+//# function: e_call pun=no swap=yes rendezvous=yes
+//# function: e_call_indirect pun=yes swap=yes rendezvous=yes
+//# function: e_jmp8 pun=yes swap=may rendezvous=yes
+//# function: e_jmp32 pun=no swap=yes rendezvous=yes
+//# function: e_jcc8 pun=pie swap=may rendezvous=no
+//# function: e_jcc32 pun=no swap=yes rendezvous=yes
+//# function: e_jrcxz pun=pie swap=may rendezvous=no
+//# function: e_push pun=yes swap=no rendezvous=yes
+//# function: e_movabs pun=yes swap=yes rendezvous=yes
+//# function: e_five pun=yes swap=yes rendezvous=yes
+//# function: e_self pun=pie swap=no rendezvous=no
+//# function: e_one pun=yes swap=no rendezvous=yes
+//# function: e_two pun=yes swap=may rendezvous=yes
+//# function: e_three pun=yes swap=may rendezvous=yes
+//# function: e_four pun=yes swap=may rendezvous=yes
+//# function: e_pair_a pun=yes swap=may rendezvous=no
+//# function: e_pair_b pun=yes swap=may rendezvous=yes
+//# function: e_page_1 pun=yes swap=no rendezvous=yes
+//# function: e_page_2 pun=yes swap=no rendezvous=yes
+//# function: e_page_3 pun=yes swap=no rendezvous=yes
+//# function: e_page_4 pun=yes swap=no rendezvous=yes
+//# function: e_page_5 pun=yes swap=may rendezvous=yes
 //
 // "check" says what the main task sees, "held" what the held task sees, as "NAME=old" or "NAME=new" of those that are
 // not old; "old" if all are. "release" lets hold() return once.

@@ -122,6 +122,8 @@ enum OnTimeoutArg {
 enum EntryArg {
     Pun,
     Swap,
+    /// The same while all tasks stand still, where the first instructions are shorter
+    Rendezvous,
 }
 
 impl TransitionArgs {
@@ -135,6 +137,7 @@ impl TransitionArgs {
             entry: entry.map(|entry| match entry {
                 EntryArg::Pun => Method::Pun,
                 EntryArg::Swap => Method::Swap,
+                EntryArg::Rendezvous => Method::Rendezvous,
             }),
         }
     }

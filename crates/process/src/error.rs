@@ -144,6 +144,18 @@ pub enum Error {
         /// Why; both reasons where both methods were tried.
         why: String,
     },
+    /// A rendezvous did not come about.
+    #[error(
+        "the tasks of process {pid} could not all be stopped outside of the first bytes of what is to be redirected (task {tid}: {why}); try again"
+    )]
+    Rendezvous {
+        /// The target.
+        pid: i32,
+        /// Who.
+        tid: i32,
+        /// Why not.
+        why: &'static str,
+    },
     /// The rules refuse.
     #[error(transparent)]
     Refused(#[from] livegraft_model::Refusal),
@@ -235,6 +247,7 @@ impl Error {
             Error::Fingerprint { .. } => "fingerprint",
             Error::ForeignBytes { .. } | Error::ForeignPage { .. } => "foreign-bytes",
             Error::NotRedirectable { .. } => "not-redirectable",
+            Error::Rendezvous { .. } => "rendezvous",
             Error::Refused(Refusal::TransitionOpen(_)) => "transition-open",
             Error::Refused(Refusal::AlreadyLoaded(_)) => "already-loaded",
             Error::Refused(Refusal::NotLoaded(_)) => "not-loaded",

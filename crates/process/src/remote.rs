@@ -90,6 +90,13 @@ pub struct Host<'a> {
     frame: u64,
 }
 
+/// How a task must be seized that makes calls: filters, which are a task's own, do not judge them.
+pub fn options(task: Task) -> i64 {
+    let mode = crate::process::status_field(&task.dir(), "Seccomp");
+    let filtered = mode.is_some_and(|mode| mode != "0");
+    sys::O_TRACESYSGOOD | if filtered { sys::O_SUSPEND_SECCOMP } else { 0 }
+}
+
 /// How well a task would do: lower is better.
 fn suitability(task: &Task) -> u32 {
     let Ok(text) = crate::process::read_proc(&task.dir().join("syscall")) else {
@@ -137,6 +144,40 @@ fn lowest_of_stack(process: &Process, gadgets: &Gadgets, regs: &sys::Registers) 
     Some(alternate.fold(low, u64::max))
 }
 
+/// Writes the frame; returns the task's signal mask and the frame's address.
+fn prepare(
+    process: &Process,
+    gadgets: &Gadgets,
+    task: &Stopped,
+) -> Result<(u64, u64), &'static str> {
+    let regs = &task.regs;
+    if !arch::is_64_bit(regs) || regs.rip == 0 {
+        return Err("it runs no 64-bit user code");
+    }
+    if let Some(area) = sys::rseq_area(task.tid)
+        && process.memory.read_u64(area.wrapping_add(8)).unwrap_or(1) != 0
+    {
+        return Err("it is in a restartable sequence");
+    }
+    let xstate =
+        sys::extended_state(task.tid).map_err(|_| "its floating point state can't be read")?;
+    if arch::uses_amx(&xstate) {
+        return Err("it uses AMX tiles");
+    }
+    let mask = sys::signal_mask(task.tid).map_err(|_| "its signal mask can't be read")?;
+    let (frame, bytes) = arch::frame(regs, mask, &xstate, gadgets.restorer)
+        .ok_or("its floating point state can't be kept")?;
+    let lowest = lowest_of_stack(process, gadgets, regs).ok_or("it has no stack")?;
+    if frame.saturating_sub(BELOW_FRAME) < lowest {
+        return Err("its stack is nearly full");
+    }
+    process
+        .memory
+        .write(frame, &bytes)
+        .map_err(|_| "its stack can't be written")?;
+    Ok((mask, frame))
+}
+
 impl<'a> Host<'a> {
     /// Stops a task that can make calls, the best that there is.
     ///
@@ -163,11 +204,7 @@ impl<'a> Host<'a> {
             }
             candidates.sort_unstable();
             for (_, task) in candidates {
-                // Filters are a task's own.
-                let mode = crate::process::status_field(&task.dir(), "Seccomp");
-                let filtered = mode.is_some_and(|mode| mode != "0");
-                let suspend = if filtered { sys::O_SUSPEND_SECCOMP } else { 0 };
-                let stopped = match tracer.stop(task, sys::O_TRACESYSGOOD | suspend) {
+                let stopped = match tracer.stop(task, options(task)) {
                     Stopping::Stopped(stopped) => stopped,
                     Stopping::Gone => continue,
                     Stopping::Late => {
@@ -181,7 +218,7 @@ impl<'a> Host<'a> {
                 };
                 match Host::new(process, gadgets, stopped) {
                     Ok(host) => return Ok(host),
-                    Err(reason) => why = format!("task {}: {reason}", task.tid),
+                    Err((reason, _)) => why = format!("task {}: {reason}", task.tid),
                 }
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -192,43 +229,25 @@ impl<'a> Host<'a> {
         })
     }
 
-    fn new(
+    /// Makes a stopped task the host, or gives it back with the reason why it can't be.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn new(
         process: &'a Process,
         gadgets: &'a Gadgets,
         task: Box<Stopped>,
-    ) -> Result<Host<'a>, &'static str> {
-        let regs = &task.regs;
-        if !arch::is_64_bit(regs) || regs.rip == 0 {
-            return Err("it runs no 64-bit user code");
+    ) -> Result<Host<'a>, (&'static str, Box<Stopped>)> {
+        match prepare(process, gadgets, &task) {
+            Ok((mask, frame)) => Ok(Host {
+                process,
+                gadgets,
+                task,
+                mask,
+                frame,
+            }),
+            Err(reason) => Err((reason, task)),
         }
-        if let Some(area) = sys::rseq_area(task.tid)
-            && process.memory.read_u64(area.wrapping_add(8)).unwrap_or(1) != 0
-        {
-            return Err("it is in a restartable sequence");
-        }
-        let xstate =
-            sys::extended_state(task.tid).map_err(|_| "its floating point state can't be read")?;
-        if arch::uses_amx(&xstate) {
-            return Err("it uses AMX tiles");
-        }
-        let mask = sys::signal_mask(task.tid).map_err(|_| "its signal mask can't be read")?;
-        let (frame, bytes) = arch::frame(regs, mask, &xstate, gadgets.restorer)
-            .ok_or("its floating point state can't be kept")?;
-        let lowest = lowest_of_stack(process, gadgets, regs).ok_or("it has no stack")?;
-        if frame.saturating_sub(BELOW_FRAME) < lowest {
-            return Err("its stack is nearly full");
-        }
-        process
-            .memory
-            .write(frame, &bytes)
-            .map_err(|_| "its stack can't be written")?;
-        Ok(Host {
-            process,
-            gadgets,
-            task,
-            mask,
-            frame,
-        })
     }
 
     /// Puts bytes where calls can read them until the host is dropped; returns their address.

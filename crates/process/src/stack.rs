@@ -50,6 +50,12 @@ impl Ranges {
         self.0.get(index).filter(|range| range.after < address)
     }
 
+    /// Those that touch a range.
+    pub fn overlapping(&self, span: &std::ops::Range<u64>) -> Ranges {
+        let touches = |range: &&CodeRange| range.after < span.end && range.last >= span.start;
+        Ranges(self.0.iter().filter(touches).copied().collect())
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &CodeRange> {
         self.0.iter()

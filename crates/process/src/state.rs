@@ -124,6 +124,8 @@ pub enum Method {
     Pun,
     /// The text page is replaced in one motion.
     Swap,
+    /// The same, while all tasks stand still: then the first bytes may be several instructions.
+    Rendezvous,
 }
 
 impl Method {
@@ -132,6 +134,7 @@ impl Method {
         match self {
             Method::Pun => "pun",
             Method::Swap => "swap",
+            Method::Rendezvous => "rendezvous",
         }
     }
 }

@@ -33,6 +33,7 @@ pub struct Cost {
 #[derive(Debug)]
 pub struct Stopped {
     cost: Rc<Cell<Cost>>,
+    standing: Rc<Cell<u64>>,
     /// Its number.
     pub tid: Tid,
     /// Its registers. With a call in them that our interruption ended and that nobody would restart, `rax` says
@@ -75,6 +76,10 @@ pub struct Tracer {
     booster: Lender,
     /// Seized, told to stop, and not there yet.
     late: BTreeSet<Tid>,
+    /// How many stand still.
+    standing: Rc<Cell<u64>>,
+    /// Nobody is let go but by whoever holds him.
+    holding: bool,
 }
 
 impl Tracer {
@@ -132,13 +137,15 @@ impl Tracer {
         if repair {
             regs.rax = arch::repair_eintr();
         }
-        let at_once = 1 + self.release_late();
+        self.standing.set(self.standing.get() + 1);
+        let at_once = self.standing.get() + self.release_late();
         let mut cost = self.cost.get();
         cost.stops += 1;
         cost.most_stopped = cost.most_stopped.max(at_once);
         self.cost.set(cost);
         Stopping::Stopped(Box::new(Stopped {
             cost: self.cost.clone(),
+            standing: self.standing.clone(),
             tid,
             regs,
             repair,
@@ -159,6 +166,9 @@ impl Tracer {
     /// Lets go of tasks that did not stop in time and have stopped since; returns how many. One that still has not is
     /// let go by a later visit, or by the end of this process.
     pub fn release_late(&mut self) -> u64 {
+        if self.holding {
+            return 0;
+        }
         let mut released = 0;
         self.late
             .retain(|&tid| match sys::wait(tid, Duration::ZERO) {
@@ -176,6 +186,11 @@ impl Tracer {
                 Ok(Some(Stop::Exited)) | Err(_) => false,
             });
         released
+    }
+
+    /// From now on, or no more, tasks that stop late stay stopped.
+    pub fn hold_late(&mut self, holding: bool) {
+        self.holding = holding;
     }
 
     /// Whether a task that did not stop in time may be standing still by now.
@@ -256,6 +271,7 @@ impl Drop for Stopped {
         }
         self.loan = None;
         let _ = sys::detach(self.tid);
+        self.standing.set(self.standing.get().saturating_sub(1));
         let mut cost = self.cost.get();
         cost.longest_stop = cost.longest_stop.max(self.since.elapsed());
         self.cost.set(cost);

@@ -43,7 +43,10 @@ pub fn load(target: &Target, klp: &Path, entry: Option<&str>) -> Outcome {
     for function in functions {
         let method = function["entry"].as_str().unwrap_or_default();
         assert!(
-            entry.map_or(["pun", "swap"].contains(&method), |entry| entry == method),
+            entry.map_or(
+                ["pun", "swap", "rendezvous"].contains(&method),
+                |entry| entry == method
+            ),
             "{loaded}"
         );
     }

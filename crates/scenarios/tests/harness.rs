@@ -15,9 +15,29 @@ fn start(name: &str, arguments: &[&str]) -> Target {
 #[test]
 fn programs_are_well_when_left_alone() {
     let names = [
-        "many", "contract", "rtsig", "parent", "redzone", "args", "wide", "objects", "entries",
-        "deadword", "sleeper", "eintr", "pairs", "versions", "pages", "padding", "selfloop",
-        "libs", "seccomp", "altstack", "family", "leavers",
+        "many",
+        "contract",
+        "rtsig",
+        "parent",
+        "redzone",
+        "args",
+        "wide",
+        "objects",
+        "entries",
+        "deadword",
+        "sleeper",
+        "eintr",
+        "rendezvous",
+        "pairs",
+        "versions",
+        "pages",
+        "padding",
+        "selfloop",
+        "libs",
+        "seccomp",
+        "altstack",
+        "family",
+        "leavers",
     ];
     for name in names {
         let plan = Plan::read(name);

@@ -142,7 +142,7 @@ impl Engine {
     /// copied uprobe kills.
     fn compare_pages(&self, entry: &Entry) -> Result<(), Error> {
         let span = match entry.method {
-            Method::Swap => edited_pages(&entry.edits).unwrap_or_default(),
+            Method::Swap | Method::Rendezvous => edited_pages(&entry.edits).unwrap_or_default(),
             Method::Pun => return Ok(()),
         };
         let recorded = self.state.pages.iter();
@@ -206,7 +206,7 @@ impl Engine {
                 }
             }
         }
-        let (mut bytes, mut spans) = (Vec::new(), Vec::new());
+        let (mut bytes, mut spans, mut inside) = (Vec::new(), Vec::new(), Vec::new());
         for slot in work {
             let redirect = wanted.contains(&slot);
             let Some(entry) = self.state.entry(slot) else {
@@ -230,6 +230,22 @@ impl Engine {
                     value.map(|&byte| (edit.at, byte, redirect))
                 })),
                 Method::Swap => spans.extend(edited_pages(&entry.edits)),
+                Method::Rendezvous => {
+                    spans.extend(edited_pages(&entry.edits));
+                    // What stands there is one instruction once it jumps: nobody can be within it.
+                    inside.extend(
+                        entry
+                            .edits
+                            .iter()
+                            .filter(|_| redirect)
+                            .map(|edit| CodeRange {
+                                after: edit.at,
+                                last: edit.at.saturating_add(edit.redirected.len() as u64 - 1),
+                                slot,
+                                version: Version::Original,
+                            }),
+                    );
+                }
             }
         }
         // A pun may count on the redirected byte of an entry right behind it: it is written after that one, and taken
@@ -241,12 +257,13 @@ impl Engine {
             self.write(at, &[byte])?;
         }
         let (spans, padding) = (merged(spans), self.padding_to_leave(&wanted));
+        let inside = Ranges::new(inside);
         for span in &spans {
-            self.swap_pages(span, &wanted, !padding.is_empty())?;
+            self.swap_pages(span, &wanted, !padding.is_empty(), &inside)?;
         }
         if !padding.is_empty() && self.is_padding_left(padding)? {
             for span in &spans {
-                self.swap_pages(span, &wanted, false)?;
+                self.swap_pages(span, &wanted, false, &Ranges::default())?;
             }
         }
         Ok(())
@@ -269,13 +286,14 @@ impl Engine {
         Ranges::new(padding.collect())
     }
 
-    /// Replaces text pages by copies in which the wanted swap entries jump and the others don't; padding that jumps may
-    /// be kept as it is.
+    /// Replaces text pages by copies in which the wanted entries jump and the others don't; padding that jumps may be
+    /// kept as it is. Where a task must not be inside of what is replaced, all tasks stand still meanwhile.
     fn swap_pages(
         &mut self,
         span: &Range<u64>,
         wanted: &BTreeSet<Slot>,
         keep_padding: bool,
+        inside: &Ranges,
     ) -> Result<(), Error> {
         let len = span.end - span.start;
         self.check_limits(len)?;
@@ -290,7 +308,7 @@ impl Engine {
             .map_err(io("reading the text of the process"))?;
         let mut copy = now.clone();
         for (slot, entry) in self.entries_there() {
-            for edit in entry.edits.iter().filter(|_| entry.method == Method::Swap) {
+            for edit in entry.edits.iter().filter(|_| entry.method != Method::Pun) {
                 let kept = keep_padding && edit.at != entry.at && self.stands(edit) == Some(true);
                 let value = edit.value(kept || wanted.contains(&slot));
                 lay(span.start, &mut copy, edit.at, value);
@@ -305,8 +323,14 @@ impl Engine {
         }
         const FLAGS: u64 = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
         let args = [scratch.start, len, len, FLAGS, span.start, 0];
-        self.host()?
-            .call("replace a page of its code", nr::MREMAP, args)?;
+        let within = inside.overlapping(span);
+        if within.is_empty() {
+            self.host()?
+                .call("replace a page of its code", nr::MREMAP, args)?;
+        } else {
+            let mut everyone = self.rendezvous(&within)?;
+            everyone.call("replace a page of its code", nr::MREMAP, args)?;
+        }
         self.state
             .regions
             .retain(|region| region.start != scratch.start);

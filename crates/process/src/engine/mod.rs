@@ -7,6 +7,7 @@ mod operations;
 mod padding;
 mod plan;
 mod pool;
+mod rendezvous;
 mod stacks;
 mod transition;
 

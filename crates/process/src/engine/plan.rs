@@ -274,14 +274,16 @@ impl Engine {
             let chunk_at = self.plan_chunk(plan, function)?;
             let methods: &[Method] = match &forced {
                 Some(method) => std::slice::from_ref(method),
-                None => &[Method::Pun, Method::Swap],
+                None => &[Method::Pun, Method::Swap, Method::Rendezvous],
             };
             let mut why = Vec::new();
             let mut entry = None;
             for method in methods {
                 let attempt = match method {
                     Method::Pun => self.pun(plan, function, slot, chunk_at, &jumps),
-                    Method::Swap => self.swap(plan, function, slot, chunk_at, &jumps),
+                    Method::Swap | Method::Rendezvous => {
+                        self.by_page(plan, function, slot, chunk_at, &jumps, *method)
+                    }
                 };
                 match attempt {
                     Ok(planned) => {
@@ -360,7 +362,11 @@ impl Engine {
             .find(|region| (region.start..region.end()).contains(&chunk_at))
             .map(|region| region.start)
             .ok_or(NotRedirectable::NoNearMemory)?;
-        let continuation = arch::continuation(&site, chunk_at + arch::CONTINUATION)?;
+        let cover = match method {
+            Method::Pun | Method::Swap => 1,
+            Method::Rendezvous => arch::CLAIM,
+        };
+        let continuation = arch::continuation(&site, chunk_at + arch::CONTINUATION, cover)?;
         let chunk = arch::chunk(chunk_at, stub, plan.low, slot, &continuation.bytes)
             .ok_or(NotRedirectable::NoNearMemory)?;
         let last = chunk.continuation + continuation.bytes.len() as u64;
@@ -519,16 +525,21 @@ impl Engine {
         Ok(())
     }
 
-    fn swap(
+    /// By a copy of the page.
+    fn by_page(
         &self,
         plan: &mut Plan,
         function: &Function<'_>,
         slot: u32,
         chunk_at: u64,
         jumps: &[u64],
+        method: Method,
     ) -> Result<Entry, NotRedirectable> {
         let site = function.site();
-        let edits = arch::swap_edits(&site, function.start, function.before(), chunk_at)?;
+        let edits = match method {
+            Method::Rendezvous => vec![arch::rendezvous_edit(&site, chunk_at)?],
+            _ => arch::swap_edits(&site, function.start, function.before(), chunk_at)?,
+        };
         let overlaps = |edit: &Edit| {
             let span = edit.at..edit.at + edit.original.len() as u64;
             let entries = self.claims(plan);
@@ -539,7 +550,7 @@ impl Engine {
                     .flat_map(|entry| {
                         let claim = match entry.method {
                             Method::Pun => entry.at..entry.at + arch::CLAIM as u64,
-                            Method::Swap => entry.at..entry.at + 1,
+                            Method::Swap | Method::Rendezvous => entry.at..entry.at + 1,
                         };
                         let edits = entry
                             .edits
@@ -563,7 +574,7 @@ impl Engine {
             }
             pages.push((page, Sha256::digest(&file).into()));
         }
-        let entry = self.entry(plan, function, slot, chunk_at, Method::Swap, edits)?;
+        let entry = self.entry(plan, function, slot, chunk_at, method, edits)?;
         pages.retain(|page| !plan.pages.contains(page));
         plan.pages.append(&mut pages);
         Ok(entry)

@@ -134,54 +134,63 @@ pub struct Continuation {
     pub bytes: Vec<u8>,
 }
 
-/// Relocates the first instruction to `to`, followed by a jump to the second. A `call` becomes a push of the original
-/// return address and a jump, so that what it calls returns into the function itself and unwinders see it.
+/// Relocates the instructions that begin in the first `cover` bytes to `to`, followed by a jump to the next one. A `call`
+/// becomes a push of the original return address and a jump, so that what it calls returns into the function itself and
+/// unwinders see it.
 ///
 /// # Errors
 /// [`NotRedirectable::Undecodable`], [`NotRedirectable::Immovable`].
-pub fn continuation(site: &Site<'_>, to: u64) -> Result<Continuation, NotRedirectable> {
-    let first = site.first()?;
-    let back = first.next_ip();
-    let mut block: Vec<Instruction> = Vec::with_capacity(3);
+pub fn continuation(
+    site: &Site<'_>,
+    to: u64,
+    cover: usize,
+) -> Result<Continuation, NotRedirectable> {
     let immovable = |_| NotRedirectable::Immovable;
-    match first.flow_control() {
-        FlowControl::Call if first.code() == Code::Call_rel32_64 => {
-            push_constant(&mut block, back)?;
-            block.push(
-                Instruction::with_branch(Code::Jmp_rel32_64, first.near_branch_target())
-                    .map_err(immovable)?,
-            );
+    let jump = |target| Instruction::with_branch(Code::Jmp_rel32_64, target).map_err(immovable);
+    let mut decoder = Decoder::with_ip(64, site.code, site.at, DecoderOptions::NONE);
+    let mut block: Vec<Instruction> = Vec::with_capacity(8);
+    loop {
+        let instruction = decoder.decode();
+        if instruction.is_invalid() {
+            return Err(NotRedirectable::Undecodable);
         }
-        FlowControl::IndirectCall => {
-            // The operand may depend on rsp, which the push moves.
-            if first.op0_kind() == OpKind::Memory && first.memory_base() == iced_x86::Register::RSP
-                || first.op0_register() == iced_x86::Register::RSP
-            {
+        let back = instruction.next_ip();
+        let covered = back >= site.at.saturating_add(cover as u64);
+        match instruction.flow_control() {
+            // What it calls would return into bytes that are not there any more.
+            FlowControl::Call | FlowControl::IndirectCall if !covered => {
                 return Err(NotRedirectable::Immovable);
             }
-            push_constant(&mut block, back)?;
-            let mut jump = first;
-            jump.set_code(match first.code() {
-                Code::Call_rm64 => Code::Jmp_rm64,
-                _ => return Err(NotRedirectable::Immovable),
-            });
-            block.push(jump);
-        }
-        FlowControl::Call
-        | FlowControl::Interrupt
-        | FlowControl::Exception
-        | FlowControl::XbeginXabortXend => {
-            return Err(NotRedirectable::Immovable);
-        }
-        FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => {
-            block.push(first);
-        }
-        FlowControl::Next | FlowControl::ConditionalBranch => {
-            if first.mnemonic() == Mnemonic::Syscall {
-                return Err(NotRedirectable::Immovable);
+            FlowControl::Call if instruction.code() == Code::Call_rel32_64 => {
+                push_constant(&mut block, back)?;
+                block.push(jump(instruction.near_branch_target())?);
+                break;
             }
-            block.push(first);
-            block.push(Instruction::with_branch(Code::Jmp_rel32_64, back).map_err(immovable)?);
+            FlowControl::IndirectCall => {
+                push_constant(&mut block, back)?;
+                block.push(jump_of_call(instruction)?);
+                break;
+            }
+            FlowControl::Call
+            | FlowControl::Interrupt
+            | FlowControl::Exception
+            | FlowControl::XbeginXabortXend => return Err(NotRedirectable::Immovable),
+            FlowControl::Return
+            | FlowControl::UnconditionalBranch
+            | FlowControl::IndirectBranch => {
+                block.push(instruction);
+                break;
+            }
+            FlowControl::Next | FlowControl::ConditionalBranch => {
+                if instruction.mnemonic() == Mnemonic::Syscall {
+                    return Err(NotRedirectable::Immovable);
+                }
+                block.push(instruction);
+                if covered {
+                    block.push(jump(back)?);
+                    break;
+                }
+            }
         }
     }
     let encoded = BlockEncoder::encode(
@@ -193,6 +202,19 @@ pub fn continuation(site: &Site<'_>, to: u64) -> Result<Continuation, NotRedirec
     Ok(Continuation {
         bytes: encoded.code_buffer,
     })
+}
+
+/// An indirect call as a jump to the same place, behind the push of a return address.
+fn jump_of_call(call: Instruction) -> Result<Instruction, NotRedirectable> {
+    // The operand may depend on rsp, which the push moves.
+    let by_rsp = call.op0_kind() == OpKind::Memory && call.memory_base() == iced_x86::Register::RSP
+        || call.op0_register() == iced_x86::Register::RSP;
+    if by_rsp || call.code() != Code::Call_rm64 {
+        return Err(NotRedirectable::Immovable);
+    }
+    let mut jump = call;
+    jump.set_code(Code::Jmp_rm64);
+    Ok(jump)
 }
 
 /// `push imm32; movl imm32,4(%rsp)`: a 64-bit constant without a register.
@@ -219,12 +241,7 @@ pub fn swap_edits(
 ) -> Result<Vec<Edit>, NotRedirectable> {
     let first = site.first()?;
     let length = first.len();
-    let jump_at = |from: u64| -> Option<Vec<u8>> {
-        let displacement = trampoline.wrapping_sub(from.wrapping_add(5)) as i64;
-        let mut bytes = vec![JMP_REL32];
-        bytes.extend_from_slice(&i32::try_from(displacement).ok()?.to_le_bytes());
-        Some(bytes)
-    };
+    let jump_at = |from: u64| jump_bytes(from, trampoline);
     let original = |at: u64, len: usize| -> Option<Vec<u8>> {
         let bytes = if at >= site.at {
             site.code
@@ -271,6 +288,35 @@ pub fn swap_edits(
         return edits().ok_or(NotRedirectable::NoNearMemory);
     }
     Err(NotRedirectable::NoRoom)
+}
+
+/// `jmp rel32` at `from`; `None` when `to` is out of reach.
+fn jump_bytes(from: u64, to: u64) -> Option<Vec<u8>> {
+    let displacement = to.wrapping_sub(from.wrapping_add(CLAIM as u64)) as i64;
+    let mut bytes = vec![JMP_REL32];
+    bytes.extend_from_slice(&i32::try_from(displacement).ok()?.to_le_bytes());
+    Some(bytes)
+}
+
+/// What is written while no task runs: `jmp rel32` over the first five bytes, whatever instructions they are. Of a
+/// function that is shorter, what follows must be padding.
+///
+/// # Errors
+/// [`NotRedirectable::NoRoom`], [`NotRedirectable::BranchInto`], [`NotRedirectable::NoNearMemory`].
+pub fn rendezvous_edit(site: &Site<'_>, trampoline: u64) -> Result<Edit, NotRedirectable> {
+    let original = site.code.get(..CLAIM).ok_or(NotRedirectable::NoRoom)?;
+    let padded = |end: usize| site.code.get(site.len..end).is_some_and(all_nops);
+    if site.len < CLAIM && !(CLAIM..=site.len.saturating_add(32)).any(padded) {
+        return Err(NotRedirectable::NoRoom);
+    }
+    if branches_into(site, CLAIM) {
+        return Err(NotRedirectable::BranchInto);
+    }
+    Ok(Edit {
+        at: site.at,
+        original: original.to_vec(),
+        redirected: jump_bytes(site.at, trampoline).ok_or(NotRedirectable::NoNearMemory)?,
+    })
 }
 
 /// Whether the function branches into bytes 1..end of its own entry.

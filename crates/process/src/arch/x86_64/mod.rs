@@ -11,7 +11,7 @@ pub use code::{
 };
 pub use entry::{
     CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, last_return_address, pun_edit,
-    pun_target, skip_endbr, swap_edits, tail_targets,
+    pun_target, rendezvous_edit, skip_endbr, swap_edits, tail_targets,
 };
 pub use frame::{RESTORER, SYSCALL_GADGET, alternate_stack, frame, uses_amx};
 pub use syscall::{

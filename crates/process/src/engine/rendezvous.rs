@@ -1,0 +1,146 @@
+//! The last resort: all tasks stand still, none of them within the bytes that are about to change.
+
+use super::Engine;
+use crate::arch::nr;
+use crate::error::Error;
+use crate::process::Task;
+use crate::remote::{self, Host};
+use crate::stack::{self, Ranges, Watched};
+use crate::tracer::{Stopped, Stopping};
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+/// How long it is tried to meet all tasks outside of those bytes.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the target runs between two attempts.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// All tasks, stopped until this is dropped; one of them makes calls.
+pub(super) struct Everyone<'a> {
+    // Let go first: its own context is put back while the others still stand.
+    host: Host<'a>,
+    _others: Vec<Stopped>,
+}
+
+impl Everyone<'_> {
+    /// See [`Host::call`].
+    pub fn call(&mut self, what: &str, number: u64, args: [u64; 6]) -> Result<u64, Error> {
+        self.host.call(what, number, args)
+    }
+}
+
+/// Who is inside, or can't be stopped, and why that matters.
+type Obstacle = (i32, &'static str);
+
+impl Engine {
+    /// Stops all tasks such that none is within `inside`. What a task was interrupted in by a signal handler counts.
+    pub(super) fn rendezvous(&mut self, inside: &Ranges) -> Result<Everyone<'_>, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.tracer.hold_late(true);
+            let met = self.stop_everyone(inside);
+            self.tracer.hold_late(false);
+            match met? {
+                Ok(all) => return self.choose_host(all),
+                Err((tid, why)) if Instant::now() > deadline => {
+                    self.tracer.release_late();
+                    let pid = self.process.pid;
+                    return Err(Error::Rendezvous { pid, tid, why });
+                }
+                Err(_) => {
+                    self.tracer.release_late();
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
+    }
+
+    fn stop_everyone(
+        &mut self,
+        inside: &Ranges,
+    ) -> Result<Result<HashMap<Task, Stopped>, Obstacle>, Error> {
+        let watched = Watched {
+            replaced: Ranges::default(),
+            entering: inside.clone(),
+        };
+        let mut all: HashMap<Task, Stopped> = HashMap::new();
+        // Ended, or in the kernel with our order to stop before them.
+        let mut harmless: HashSet<Task> = HashSet::new();
+        loop {
+            let listing = self.process.tasks()?;
+            let mut fresh = 0;
+            for task in listing.tasks {
+                if all.contains_key(&task) || harmless.contains(&task) {
+                    continue;
+                }
+                fresh += 1;
+                match self.tracer.stop(task, remote::options(task)) {
+                    Stopping::Stopped(stopped) => {
+                        let restorers = &self.gadgets.restorers;
+                        let none = Ranges::default();
+                        let regs = &stopped.regs;
+                        let found = stack::check(&self.process, regs, restorers, &watched, &none);
+                        let worker = regs.rip == 0 && regs.rsp == 0;
+                        match found {
+                            Ok(found) if !found.hits.is_empty() => {
+                                return Ok(Err((task.tid, "it is within them")));
+                            }
+                            Err(_) if !worker => {
+                                return Ok(Err((task.tid, "its stack can't be read")));
+                            }
+                            _ => {}
+                        }
+                        all.insert(task, *stopped);
+                    }
+                    Stopping::Gone => {
+                        harmless.insert(task);
+                    }
+                    // In the kernel, a vfork parent for one: it stops before it runs another instruction.
+                    Stopping::Late => match task.asleep_at() {
+                        Some((_, pc)) if inside.find(pc).is_none() => {
+                            harmless.insert(task);
+                        }
+                        _ => return Ok(Err((task.tid, "it does not stop"))),
+                    },
+                    Stopping::Denied(_) => return Ok(Err((task.tid, "somebody else traces it"))),
+                }
+            }
+            if fresh == 0 && listing.complete {
+                return Ok(Ok(all));
+            }
+        }
+    }
+
+    fn choose_host(&mut self, all: HashMap<Task, Stopped>) -> Result<Everyone<'_>, Error> {
+        let pid = self.process.pid;
+        // One that was interrupted in a call that restarts as it is does best, see `remote::suitability`.
+        let (mut own, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(task, _)| task.pid == pid);
+        own.sort_by_key(|(task, stopped)| match stopped.regs.orig_rax {
+            nr::FUTEX => (0, task.tid),
+            nr::RESTART_SYSCALL => (3, task.tid),
+            number if number as i64 >= 0 => (1, task.tid),
+            _ => (2, task.tid),
+        });
+        let mut others: Vec<Stopped> = others.into_iter().map(|(_, task)| task).collect();
+        let mut rest = own.into_iter();
+        let mut why = "it has no task that is suitable";
+        while let Some((_, stopped)) = rest.next() {
+            match Host::new(&self.process, &self.gadgets, Box::new(stopped)) {
+                Ok(host) => {
+                    others.extend(rest.map(|(_, stopped)| stopped));
+                    return Ok(Everyone {
+                        host,
+                        _others: others,
+                    });
+                }
+                Err((reason, stopped)) => {
+                    why = reason;
+                    others.push(*stopped);
+                }
+            }
+        }
+        let why = why.to_owned();
+        Err(Error::NoHost { pid, why })
+    }
+}
