@@ -61,9 +61,6 @@ pub enum Error {
         /// What was found.
         value: u64,
     },
-    /// Static.
-    #[error("{0} is statically linked; patching static programs is not supported yet")]
-    Static(String),
     /// Go, coroutines.
     #[error(
         "{object} {hazard}; a function on a suspended stack could not be seen, so it is not patched yet"
@@ -183,6 +180,11 @@ pub enum Error {
         /// Why the last candidate could not.
         why: String,
     },
+    /// A static program without signal handlers.
+    #[error(
+        "process {0} has no code that returns from a signal handler (`rt_sigreturn`; a static program that installs none), which the calls that it has to make for livegraft need to survive livegraft's end; it can't be patched yet"
+    )]
+    NoRestorer(i32),
     /// A remote call failed.
     #[error("process {pid} is not allowed to {what} ({source}); the patch can't be placed")]
     RemoteCall {
@@ -240,7 +242,6 @@ impl Error {
             Error::Locked { .. } => "locked",
             Error::ThirtyTwoBit(_) => "32-bit",
             Error::GsInUse { .. } => "gs-in-use",
-            Error::Static(_) => "static",
             Error::ForeignStacks { .. } => "foreign-stacks",
             Error::ObjectNotLoaded { .. } => "object-not-loaded",
             Error::WrongBuildId { .. } => "wrong-build-id",
@@ -256,6 +257,7 @@ impl Error {
             Error::Object { .. } => "object",
             Error::Link(_) => "link",
             Error::NoHost { .. } => "no-host",
+            Error::NoRestorer(_) => "no-restorer",
             Error::RemoteCall { .. } => "remote-call",
             Error::NoSpace { .. } => "no-space",
             Error::Registry { .. } => "registry",

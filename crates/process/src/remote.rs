@@ -39,29 +39,16 @@ impl Gadgets {
 
     /// Looks for them in the dynamic loader and the C library.
     pub fn find(process: &Process, maps: &[Mapping]) -> Option<Gadgets> {
+        let code: Vec<&Mapping> = maps
+            .iter()
+            .filter(|mapping| mapping.exec && mapping.inode != 0)
+            .collect();
+        let library: Vec<&Mapping> = code.iter().copied().filter(|m| is_c_library(m)).collect();
+        // A static program has its C library in it.
+        let code = if library.is_empty() { code } else { library };
         let mut found = Gadgets::default();
-        for mapping in maps {
-            let name = mapping
-                .path
-                .as_deref()
-                .and_then(|path| path.file_name()?.to_str());
-            let known = name.is_some_and(|name| {
-                [
-                    "ld-linux",
-                    "ld-2",
-                    "ld.so",
-                    "libc.so",
-                    "libc-",
-                    "libpthread",
-                    "ld-musl",
-                ]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
-            });
+        for mapping in code {
             let length = mapping.end.saturating_sub(mapping.start).min(SCAN_LIMIT);
-            if !mapping.exec || !known {
-                continue;
-            }
             let Ok(code) = process.memory.read_vec(mapping.start, length as usize) else {
                 continue;
             };
@@ -78,6 +65,22 @@ impl Gadgets {
         found.restorer = *found.restorers.first()?;
         (found.syscall != 0).then_some(found)
     }
+}
+
+/// Whether a mapping is of the C library or the dynamic loader, by its file's name.
+fn is_c_library(mapping: &Mapping) -> bool {
+    const NAMES: [&str; 7] = [
+        "ld-linux",
+        "ld-2",
+        "ld.so",
+        "libc.so",
+        "libc-",
+        "libpthread",
+        "ld-musl",
+    ];
+    let path = mapping.path.as_deref();
+    let name = path.and_then(|path| path.file_name()?.to_str());
+    name.is_some_and(|name| NAMES.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 /// A task that makes calls for us, until it is dropped.

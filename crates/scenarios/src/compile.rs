@@ -70,10 +70,11 @@ pub fn compile_program(plan: &Plan, build: &Build, main: &str) -> PathBuf {
     once(format!("{} {main} {build}", plan.dir.display()), || {
         let dir = fresh_dir(plan.name());
         let common = root().join("tests/common");
-        let shape: &[&str] = if build.shape == "pie" {
-            &["-fPIE", "-pie"]
-        } else {
-            &["-fno-pie", "-no-pie"]
+        let shape: &[&str] = match build.shape.as_str() {
+            "pie" => &["-fPIE", "-pie"],
+            "static" => &["-fno-pie", "-static"],
+            "static-pie" => &["-fPIE", "-static-pie"],
+            _ => &["-fno-pie", "-no-pie"],
         };
         let mut command = Command::new(&build.compiler);
         command.arg(&build.optimisation).args([

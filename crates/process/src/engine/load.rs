@@ -47,10 +47,7 @@ impl Engine {
             self.compare_text(function)?;
         }
         if self.gadgets.restorers.is_empty() {
-            return Err(Error::NoHost {
-                pid,
-                why: "its C library has no code that livegraft knows how to use".to_owned(),
-            });
+            return Err(Error::NoRestorer(pid));
         }
         let none_waits = self.survey()?;
         if none_waits {
@@ -73,10 +70,6 @@ impl Engine {
     }
 
     fn refuse_hazards(&self, objects: &Objects) -> Result<(), Error> {
-        let executable = objects.executable();
-        if executable.is_static() {
-            return Err(Error::Static(executable.name().to_owned()));
-        }
         for object in objects.iter() {
             if let Some(hazard) = object.language_hazards() {
                 return Err(Error::ForeignStacks {

@@ -80,7 +80,12 @@ pub(super) fn find(object: &LoadedObject) -> Option<String> {
             .symtab()
             .is_some_and(|table| table.named(wanted).any(named))
     };
-    let own = SWITCHING_CODE.iter().find(contained)?;
+    // What a static program does not call is not in it.
+    let linked_in: &[&str] = match object.is_executable() && object.is_static() {
+        true => &SWITCHING_IMPORTS,
+        false => &[],
+    };
+    let own = SWITCHING_CODE.iter().chain(linked_in).find(contained)?;
     Some(format!(
         "{name} contains `{own}`, so code can sleep on coroutine stacks"
     ))

@@ -1,0 +1,42 @@
+//! Programs of every kind: how they are linked, with which C library.
+
+use livegraft_scenarios::cycle::{has_compilers, matrix, twice};
+use livegraft_scenarios::refusal::both_ways;
+use livegraft_scenarios::{Build, Plan, Target, compile_patch, compile_target};
+
+#[test]
+fn static_programs() {
+    matrix("static", &[]);
+}
+
+/// musl's dynamic loader is its C library.
+#[test]
+fn musl_programs() {
+    let plan = Plan::read("static");
+    for build in ["musl-gcc -O2 pie", "musl-gcc -O0 no-pie"].map(Build::new) {
+        if has_compilers([&build]) {
+            let exe = compile_target(&plan, &build);
+            let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+            twice(Target::start(&plan, &exe, &[]), &klp, None);
+        }
+    }
+}
+
+/// In a static program nothing is imported: coroutines are found by what is linked in.
+#[test]
+fn static_program_with_coroutines() {
+    let plan = Plan::read("refuse/makecontext");
+    let exe = compile_target(&plan, &Build::new("gcc -O2 static"));
+    let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+    let mut target = Target::start(&plan, &exe, &[]);
+    let load = [
+        "load",
+        klp.to_str().expect("UTF-8"),
+        "--pid",
+        &target.pid_text(),
+    ];
+    both_ways(&load, None, "makecontext|swapcontext");
+    target.expect("old");
+    target.assert_untouched();
+    target.end();
+}
