@@ -4,8 +4,9 @@ use crate::error::Error;
 use crate::memory::Memory;
 use crate::sys::{self, Tid};
 use livegraft_model::Listing;
+use std::cell::Cell;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -45,7 +46,7 @@ pub struct Task {
 impl Task {
     /// Its directory below /proc.
     pub fn dir(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/task/{}", self.pid, self.tid))
+        task_dir(self.pid, self.tid)
     }
 
     /// The name in `comm`, for the user.
@@ -127,8 +128,8 @@ pub struct Process {
     pub pid: i32,
     /// `comm` of the leader.
     pub name: String,
-    /// /proc/PID/task/TID of a task that lives (the leader may be a zombie).
-    pub live: PathBuf,
+    /// A task that lived when it was last looked for (the leader may be a zombie), see [`Process::live`].
+    live: Cell<Tid>,
     /// Start time of the process, in clock ticks since boot.
     pub start_time: u64,
     /// Its memory.
@@ -161,11 +162,8 @@ impl Process {
                 source,
             },
         };
-        let live = fs::read_dir(dir.join("task"))
-            .map_err(denied)?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|task| Stat::read(&task.join("stat")).is_some_and(|stat| !stat.is_dead()))
-            .ok_or(Error::Zombie(pid))?;
+        let tid = live_task(pid).map_err(denied)?.ok_or(Error::Zombie(pid))?;
+        let live = task_dir(pid, tid);
         let memory = Memory::open(&live).map_err(denied)?;
         let maps = File::open(live.join("maps")).map_err(denied)?;
         let name = fs::read_to_string(dir.join("comm"))
@@ -175,11 +173,33 @@ impl Process {
         Ok(Process {
             pid,
             name,
-            live,
+            live: Cell::new(tid),
             start_time: stat.start_time,
             memory,
             maps,
         })
+    }
+
+    /// A task that lives: whatever is asked of the process is asked of that.
+    fn live_tid(&self) -> Tid {
+        let tid = self.live.get();
+        let lives = Stat::read(&task_dir(self.pid, tid).join("stat"));
+        if lives.is_none_or(|stat| stat.is_dead())
+            && let Ok(Some(other)) = live_task(self.pid)
+        {
+            self.live.set(other);
+        }
+        self.live.get()
+    }
+
+    /// /proc/PID/task/TID of a task that lives.
+    pub fn live(&self) -> PathBuf {
+        task_dir(self.pid, self.live_tid())
+    }
+
+    /// Whether another process runs in the same memory.
+    pub fn shares_memory_with(&self, pid: i32) -> bool {
+        sys::same_memory(self.live_tid(), pid)
     }
 
     /// /proc/PID.
@@ -195,7 +215,7 @@ impl Process {
         match sys::query_mapping(&self.maps, address) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => {
                 // Before Linux 6.11 there is only the text.
-                crate::object::read_mappings(&self.live)?
+                crate::object::read_mappings(&self.live())?
                     .iter()
                     .find(|mapping| (mapping.start..mapping.end).contains(&address))
                     .map(|mapping| (mapping.start, mapping.end))
@@ -205,9 +225,31 @@ impl Process {
         }
     }
 
+    /// Whether the mapping around an address may not be replaced (mseal, `sl` among the VmFlags of smaps).
+    pub fn is_sealed(&self, address: u64) -> bool {
+        let Ok(smaps) = File::open(self.live().join("smaps")) else {
+            return false;
+        };
+        let mut within = false;
+        for line in io::BufReader::new(smaps).lines().map_while(Result::ok) {
+            if let Some(flags) = line.strip_prefix("VmFlags:") {
+                if within {
+                    return flags.split_ascii_whitespace().any(|flag| flag == "sl");
+                }
+            } else if let Some((start, rest)) = line.split_once('-') {
+                let number = |text| u64::from_str_radix(text, 16).ok();
+                let end = rest.split(' ').next().and_then(number);
+                if let (Some(start), Some(end)) = (number(start), end) {
+                    within = (start..end).contains(&address);
+                }
+            }
+        }
+        false
+    }
+
     /// The number of an open file whose name begins so.
     pub fn open_file_named(&self, prefix: &str) -> Option<u64> {
-        fs::read_dir(self.live.join("fd"))
+        fs::read_dir(self.live().join("fd"))
             .ok()?
             .filter_map(Result::ok)
             .find_map(|entry| {
@@ -219,10 +261,19 @@ impl Process {
 
     /// Whether any task of it is traced already, and by whom.
     pub fn tracer(&self) -> Option<i32> {
-        status_field(&self.live, "TracerPid")?
+        status_field(&self.live(), "TracerPid")?
             .parse()
             .ok()
             .filter(|&pid| pid != 0)
+    }
+
+    /// Other processes that run in the same memory (vfork children until they exec, CLONE_VM without CLONE_THREAD).
+    fn sharers(&self) -> Vec<i32> {
+        // Kernel threads and zombies have no memory; a task that lives has.
+        let live = self.live_tid();
+        all_processes()
+            .filter(|&other| other != self.pid && sys::same_memory(live, other))
+            .collect()
     }
 
     /// All tasks that run in this memory. See [`list_tasks`] for when the listing counts as complete.
@@ -232,7 +283,7 @@ impl Process {
     pub fn tasks(&self) -> Result<Listing<Task>, Error> {
         let mut tasks = Vec::new();
         let mut complete = list_tasks(self.pid, &mut tasks).map_err(|_| Error::Exited(self.pid))?;
-        for pid in sharers(self.pid) {
+        for pid in self.sharers() {
             // One that ended meanwhile has no tasks any more.
             complete &= list_tasks(pid, &mut tasks).unwrap_or(true);
         }
@@ -269,11 +320,18 @@ fn list_tasks(pid: i32, tasks: &mut Vec<Task>) -> io::Result<bool> {
     Ok(counted == Some(alive))
 }
 
-/// Other processes that run in the same memory (vfork children until they exec, CLONE_VM without CLONE_THREAD).
-fn sharers(pid: i32) -> Vec<i32> {
-    all_processes()
-        .filter(|&other| other != pid && sys::same_memory(pid, other))
-        .collect()
+fn task_dir(pid: i32, tid: Tid) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/task/{tid}"))
+}
+
+/// A task of the process that is neither a zombie nor dead.
+fn live_task(pid: i32) -> io::Result<Option<Tid>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
+    let mut tids = tasks.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(tids.find(|&tid| {
+        let stat = Stat::read(&task_dir(pid, tid).join("stat"));
+        stat.is_some_and(|stat| !stat.is_dead())
+    }))
 }
 
 /// The numbers of all processes.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A line of /proc/PID/maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +23,23 @@ pub struct Mapping {
     pub name: String,
 }
 
+fn is_dead(task: &Path) -> bool {
+    let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+    status.contains("State:\tZ") || status.contains("State:\tX")
+}
+
+/// The directory of a task that lives: a main task that has ended shows nothing.
+fn live(pid: i32) -> PathBuf {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let tasks = tasks(pid).into_iter();
+    let mut dirs = tasks.map(|tid| process.join(format!("task/{tid}")));
+    dirs.find(|dir| !is_dead(dir)).unwrap_or(process)
+}
+
 /// A process' mappings now.
 pub fn maps(pid: i32) -> Vec<Mapping> {
-    let text = fs::read_to_string(format!("/proc/{pid}/maps"))
-        .unwrap_or_else(|e| panic!("maps of {pid}: {e}"));
+    let text =
+        fs::read_to_string(live(pid).join("maps")).unwrap_or_else(|e| panic!("maps of {pid}: {e}"));
     let number = |digits: &str| {
         u64::from_str_radix(digits, 16).expect("the kernel writes hexadecimal numbers")
     };
@@ -105,7 +118,7 @@ impl Baseline {
 
     /// The first place where an executable segment differs from its file, in words.
     pub fn text_difference(&self) -> Option<String> {
-        let memory = fs::File::open(format!("/proc/{}/mem", self.pid)).expect("the process lives");
+        let memory = fs::File::open(live(self.pid).join("mem")).expect("the process lives");
         let code = self
             .maps
             .iter()
@@ -247,6 +260,7 @@ pub fn foreign_gs_bases(pid: i32) -> Vec<String> {
         // It has ended since, or it is an io_uring worker.
         Err(_) if !Path::new(&format!("/proc/{pid}/task/{tid}")).exists() => None,
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
+        Err(_) if is_dead(&Path::new("/proc").join(format!("{pid}/task/{tid}"))) => None,
         Err(error) => Some(format!("task {tid}: {error}")),
     };
     tasks(pid).into_iter().filter_map(visit).collect()
@@ -278,7 +292,7 @@ pub fn function(pid: i32, exe: &Path, name: &str) -> (u64, u64) {
 
 /// Reads the memory of a process.
 pub fn read(pid: i32, address: u64, length: usize) -> Vec<u8> {
-    let memory = fs::File::open(format!("/proc/{pid}/mem"));
+    let memory = fs::File::open(live(pid).join("mem"));
     let memory = memory.unwrap_or_else(|e| panic!("memory of {pid}: {e}"));
     let mut bytes = vec![0; length];
     memory
@@ -292,7 +306,7 @@ pub fn poke(pid: i32, address: u64, byte: u8) -> u8 {
     let memory = fs::OpenOptions::new()
         .read(true)
         .write(true)
-        .open(format!("/proc/{pid}/mem"));
+        .open(live(pid).join("mem"));
     let memory = memory.unwrap_or_else(|e| panic!("memory of {pid}: {e}"));
     let mut before = [0];
     memory

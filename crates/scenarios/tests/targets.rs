@@ -40,3 +40,39 @@ fn static_program_with_coroutines() {
     target.assert_untouched();
     target.end();
 }
+
+/// Two cycles under the circumstances of that name (see the program), by each entry method.
+fn under(circumstances: &str) {
+    let plan = Plan::read("circumstances");
+    let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
+    let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+    for entry in ["pun", "swap", "rendezvous"] {
+        let target = Target::start(&plan, &exe, &[circumstances]);
+        twice(target, &klp, Some(entry));
+    }
+}
+
+macro_rules! circumstances {
+    ($($name:ident)*) => { $( #[test] fn $name() { under(stringify!($name)); } )* };
+}
+/// Bytes of sealed text can be written, but its pages can't be replaced.
+#[test]
+fn sealed() {
+    let plan = Plan::read("circumstances");
+    let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
+    let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+    for entry in ["swap", "rendezvous"] {
+        let mut target = Target::start(&plan, &exe, &["sealed"]);
+        let text = klp.to_str().expect("UTF-8");
+        let load = ["load", text, "--pid", &target.pid_text(), "--entry", entry];
+        both_ways(&load, None, "sealed");
+        target.expect("old");
+        target.assert_untouched();
+        target.end();
+    }
+    twice(Target::start(&plan, &exe, &["sealed"]), &klp, None);
+}
+
+circumstances! {
+    mdwe privileges mappings limit zombie deep altstack shared uring chroot namespaces lock
+}

@@ -361,7 +361,7 @@ impl Engine {
                 .next()?;
             value.parse::<u64>().ok()
         });
-        let size = crate::process::status_field(&self.process.live, "VmSize")
+        let size = crate::process::status_field(&self.process.live(), "VmSize")
             .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
             .unwrap_or(0);
         if limit.is_some_and(|limit| size * 1024 + 4 * len > limit) {

@@ -34,7 +34,7 @@ impl Engine {
         self.refresh_maps()?;
         let pid = self.process.pid;
         let objects =
-            Objects::read(&self.process.live, &self.maps).map_err(|error| match error {
+            Objects::read(&self.process.live(), &self.maps).map_err(|error| match error {
                 ObjectError::Is32Bit { .. } => Error::ThirtyTwoBit(pid),
                 source => Error::Object {
                     object: format!("the objects of process {pid}"),

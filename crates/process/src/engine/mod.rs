@@ -90,7 +90,7 @@ impl Engine {
     fn open(pid: i32, lock: Option<File>) -> Result<Engine, Error> {
         sys::block_sigchld();
         let process = Process::open(pid)?;
-        let maps = object::read_mappings(&process.live).map_err(|_| Error::Exited(pid))?;
+        let maps = object::read_mappings(&process.live()).map_err(|_| Error::Exited(pid))?;
         let found = Registry::find(pid, &process.memory, &maps)?;
         let (registry, state) = found.map_or_else(
             || (None, State::default()),
@@ -150,7 +150,7 @@ impl Engine {
     }
 
     fn refresh_maps(&mut self) -> Result<(), Error> {
-        self.maps = object::read_mappings(&self.process.live)
+        self.maps = object::read_mappings(&self.process.live())
             .map_err(|_| Error::Exited(self.process.pid))?;
         Ok(())
     }

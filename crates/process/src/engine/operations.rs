@@ -5,7 +5,6 @@ use super::{Blocked, Engine};
 use crate::error::Error;
 use crate::process::{Stat, all_processes};
 use crate::state::{Method, State};
-use crate::sys;
 use livegraft_model::{Operation, PatchId, Refusal};
 use livegraft_patchfile::Patch;
 use std::path::Path;
@@ -402,7 +401,7 @@ impl Engine {
         };
         pid != self.process.pid
             && young() == Some(true)
-            && !sys::same_memory(pid, self.process.pid)
+            && !self.process.shares_memory_with(pid)
             && recorded().is_some_and(|other| {
                 other.state.instance == self.state.instance
                     && other.state.model.transition().is_some()

@@ -563,6 +563,9 @@ impl Engine {
         if edits.iter().any(overlaps) {
             return Err(NotRedirectable::Overlaps);
         }
+        if self.process.is_sealed(site.at) {
+            return Err(NotRedirectable::Sealed);
+        }
         let span = edited_pages(&edits).unwrap_or(site.at..site.at);
         let mut pages = Vec::new();
         for page in (span.start..span.end).step_by(PAGE as usize) {

@@ -19,7 +19,7 @@ impl Engine {
             return Ok(());
         }
         self.refresh_maps()?;
-        let objects = Objects::read(&self.process.live, &self.maps).map_err(|source| {
+        let objects = Objects::read(&self.process.live(), &self.maps).map_err(|source| {
             let object = format!("the objects of process {}", self.process.pid);
             Error::Object { object, source }
         })?;

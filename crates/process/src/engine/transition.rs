@@ -343,7 +343,7 @@ impl Target for Convergence<'_> {
         if regs.rip == 0 && regs.rsp == 0 {
             return Ok(Visit::Gone); // an io_uring worker runs no user code
         }
-        if task.pid != pid && !sys::same_memory(pid, task.pid) {
+        if task.pid != pid && !self.engine.process.shares_memory_with(task.pid) {
             return Ok(Visit::Gone); // a vfork child that executed another program
         }
         let Some(standing) = self.engine.standing(regs.gs_base) else {

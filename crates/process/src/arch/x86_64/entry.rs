@@ -39,6 +39,9 @@ pub enum NotRedirectable {
         "its page does not say what its file says at {0:#x} (a breakpoint of a debugger, a uprobe of perf, bpftrace or SystemTap, or another tool has changed it)"
     )]
     ForeignPage(u64),
+    /// mseal.
+    #[error("its page is sealed (mseal) and can't be replaced")]
+    Sealed,
     /// No free memory within reach.
     #[error("no free memory is in reach of it")]
     NoNearMemory,
