@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A line of /proc/PID/maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,14 +99,25 @@ fn added(old: &[Mapping], new: &[Mapping]) -> Vec<Mapping> {
 pub struct Baseline {
     pid: i32,
     maps: Vec<Mapping>,
+    /// The files with code in them, as long as they are what is mapped.
+    files: BTreeMap<String, Arc<fs::File>>,
 }
 
 impl Baseline {
     /// Takes one now.
     pub fn take(pid: i32) -> Self {
+        let maps = maps(pid);
+        let code = maps
+            .iter()
+            .filter(|m| m.permissions.contains('x') && m.name.starts_with('/'));
+        let files = code.filter_map(|mapping| {
+            let file = fs::File::open(&mapping.name).ok()?;
+            Some((mapping.name.clone(), Arc::new(file)))
+        });
         Self {
             pid,
-            maps: maps(pid),
+            files: files.collect(),
+            maps,
         }
     }
 
@@ -132,7 +144,9 @@ impl Baseline {
                     mapping.start, mapping.name
                 ));
             }
-            read_up_to(&mapping.name, mapping.offset, &mut file);
+            let opened = self.files.get(&mapping.name);
+            let opened = opened.unwrap_or_else(|| panic!("{} is not there", mapping.name));
+            read_up_to(opened, mapping.offset, &mut file);
             if let Some(at) = (0..length).find(|&i| now[i] != file[i]) {
                 let address = mapping.start + at as u64;
                 return Some(format!(
@@ -180,15 +194,13 @@ impl Baseline {
     }
 }
 
-fn read_up_to(path: &str, offset: u64, into: &mut [u8]) {
-    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-    let file = fs::File::open(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+fn read_up_to(file: &fs::File, offset: u64, into: &mut [u8]) {
     let mut done = 0;
     while done < into.len() {
         match file.read_at(&mut into[done..], offset + done as u64) {
             Ok(0) => break,
             Ok(count) => done += count,
-            Err(error) => panic!("{path}: {error}"),
+            Err(error) => panic!("a program's file: {error}"),
         }
     }
 }

@@ -76,3 +76,25 @@ fn sealed() {
 circumstances! {
     mdwe privileges mappings limit zombie deep altstack shared uring chroot namespaces lock
 }
+
+/// An upgrade has replaced the program's file, or removed it, while it runs.
+#[test]
+fn program_whose_file_is_another_by_now() {
+    let plan = Plan::read("circumstances");
+    let built = compile_target(&plan, &Build::new("gcc -O2 pie"));
+    let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &built);
+    let dir = livegraft_scenarios::compile::out_dir().join("upgraded");
+    for (entry, replace) in [("pun", false), ("swap", true), ("rendezvous", false)] {
+        std::fs::create_dir_all(&dir).expect("it can be made");
+        let exe = dir.join("circumstances");
+        std::fs::copy(&built, &exe).expect("it can be copied");
+        let target = Target::start(&plan, &exe, &["upgraded"]);
+        std::fs::remove_file(&exe).expect("it is there");
+        if replace {
+            std::fs::copy("/bin/true", &exe).expect("it can be copied");
+        } else {
+            std::fs::remove_dir_all(&dir).expect("it is there");
+        }
+        twice(target, &klp, Some(entry));
+    }
+}
