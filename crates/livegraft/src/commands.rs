@@ -1,10 +1,11 @@
 //! One function per command.
 
+use crate::checked::Checked;
 use crate::failure::Failure;
 use crate::view::{Listed, Processes, Shown, Status, Transitioned};
 use indicatif::{ProgressBar, ProgressStyle};
 use livegraft_patchfile::{Info, Input, Patch, Target};
-use livegraft_process::{Engine, Options, process};
+use livegraft_process::{Engine, Method, Options, process};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -155,6 +156,13 @@ pub fn reverse(pid: i32, options: &Options) -> Outcome {
         &report,
         began.elapsed(),
     )))
+}
+
+pub fn check(path: &Path, pid: i32, entry: Option<Method>, sample: Duration) -> Outcome {
+    let name = name_of(path)?;
+    let patch = parse(path)?;
+    let check = Engine::examine_closely(pid)?.check(&patch, &name, entry, sample)?;
+    Ok(Shown::Checked(Checked::new(&name, pid, &check)))
 }
 
 pub fn list(pid: Option<i32>) -> Outcome {

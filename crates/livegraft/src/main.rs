@@ -2,6 +2,7 @@
 //! asks the engine, and shows what came of it.
 #![forbid(unsafe_code)]
 
+mod checked;
 mod commands;
 mod failure;
 mod view;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Live patching of running processes, one task at a time, never stopping the world.
+/// Live patching of running processes, one task at a time, without stopping the world.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -46,6 +47,19 @@ enum Command {
     Info {
         /// The patch file
         patch: PathBuf,
+    },
+    /// Would a patch load, how, and which tasks are within what it replaces? Changes nothing
+    Check {
+        /// The patch file
+        patch: PathBuf,
+        #[command(flatten)]
+        process: ProcessArg,
+        /// How long tasks are watched, such as 2s; otherwise they are looked at once
+        #[arg(long, default_value = "0s", value_parser = duration)]
+        sample: Duration,
+        /// Insist on one way of redirecting entries
+        #[arg(long, value_enum)]
+        entry: Option<EntryArg>,
     },
     /// Load a patch into a running process
     Load {
@@ -126,6 +140,16 @@ enum EntryArg {
     Rendezvous,
 }
 
+impl From<EntryArg> for Method {
+    fn from(entry: EntryArg) -> Method {
+        match entry {
+            EntryArg::Pun => Method::Pun,
+            EntryArg::Swap => Method::Swap,
+            EntryArg::Rendezvous => Method::Rendezvous,
+        }
+    }
+}
+
 impl TransitionArgs {
     fn options(&self, entry: Option<EntryArg>) -> Options {
         Options {
@@ -134,11 +158,7 @@ impl TransitionArgs {
                 OnTimeoutArg::Reverse => OnTimeout::Reverse,
                 OnTimeoutArg::Leave => OnTimeout::Leave,
             },
-            entry: entry.map(|entry| match entry {
-                EntryArg::Pun => Method::Pun,
-                EntryArg::Swap => Method::Swap,
-                EntryArg::Rendezvous => Method::Rendezvous,
-            }),
+            entry: entry.map(Method::from),
         }
     }
 }
@@ -182,6 +202,12 @@ fn main() -> ExitCode {
             process,
             transition,
         } => commands::unload(name, process.pid, &transition.options(None)),
+        Command::Check {
+            patch,
+            process,
+            sample,
+            entry,
+        } => commands::check(patch, process.pid, entry.map(Method::from), *sample),
         Command::List { pid } => commands::list(*pid),
         Command::Status { process } => commands::status(process.pid),
         Command::Resume {

@@ -1,5 +1,6 @@
 //! What commands show: plain structures, one JSON document or text for people. The field names are stable.
 
+use crate::checked::Checked;
 use livegraft_model::{Operation, PatchState};
 use livegraft_patchfile::Info;
 use livegraft_process::engine::{Blocked, Ended, Overview, Report, TaskView, TransitionView};
@@ -19,6 +20,7 @@ pub enum Shown {
     NothingOpen { pid: i32 },
     List(Processes),
     Status(Status),
+    Checked(Checked),
 }
 
 #[derive(Debug, Serialize)]
@@ -500,6 +502,7 @@ impl Shown {
             }
             Shown::List(list) => write!(f, "{list}"),
             Shown::Status(status) => write!(f, "{status}"),
+            Shown::Checked(checked) => write!(f, "{checked}"),
         }
     }
 
@@ -515,6 +518,7 @@ impl Shown {
             }
             Shown::List(list) => serde_json::to_string(list),
             Shown::Status(status) => serde_json::to_string(status),
+            Shown::Checked(checked) => serde_json::to_string(checked),
         };
         writeln!(f, "{}", json.map_err(|_| fmt::Error)?)
     }

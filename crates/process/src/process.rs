@@ -106,6 +106,11 @@ impl Stat {
         self.flags & 0x0020_0000 != 0
     }
 
+    /// PF_EXITING.
+    fn is_exiting(&self) -> bool {
+        self.flags & 0x4 != 0
+    }
+
     /// Zombie or dead.
     pub fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
@@ -195,6 +200,21 @@ impl Process {
     /// /proc/PID/task/TID of a task that lives.
     pub fn live(&self) -> PathBuf {
         task_dir(self.pid, self.live_tid())
+    }
+
+    /// Whether any task is left that is neither ending nor killed: what was done to a process that is about to end was
+    /// not done.
+    pub fn goes_on(&self) -> bool {
+        const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
+        let goes_on = |task: &Task| {
+            let stat = Stat::read(&task.dir().join("stat"));
+            let pending = status_field(&task.dir(), "SigPnd");
+            let pending = pending.and_then(|mask| u64::from_str_radix(&mask, 16).ok());
+            stat.is_some_and(|stat| !stat.is_dead() && !stat.is_exiting())
+                && pending.is_some_and(|mask| mask & SIGKILL == 0)
+        };
+        self.tasks()
+            .is_ok_and(|listing| listing.tasks.iter().any(goes_on))
     }
 
     /// Whether another process runs in the same memory.

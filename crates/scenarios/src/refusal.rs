@@ -141,12 +141,19 @@ fn refuse_load(plan: &Plan, target: &Target, klp: &Path, words: &str) {
         "--pid",
         &pid,
     ];
+    // Whatever refuses a load, `check` says it too.
+    let refused = |load: &[&str]| {
+        let mut check = load.to_vec();
+        check[0] = "check";
+        both_ways(&check, None, words);
+        both_ways(load, None, words);
+    };
     match plan.get("before") {
-        None => both_ways(&load, None, words),
+        None => refused(&load),
         Some("breakpoint") => {
             let (_, address) = inspect::function(target.pid(), target.exe(), "answer");
             let before = inspect::poke(target.pid(), address, 0xcc);
-            both_ways(&load, None, words);
+            refused(&load);
             assert_eq!(
                 inspect::poke(target.pid(), address, before),
                 0xcc,
@@ -160,13 +167,13 @@ fn refuse_load(plan: &Plan, target: &Target, klp: &Path, words: &str) {
                 "uprobes (CONFIG_UPROBES, and the right to set them)",
                 set.is_ok(),
             ) {
-                both_ways(&load, None, words);
+                refused(&load);
                 drop(set);
             }
         }
         Some("trace") => {
             let tracer = Tracer::attach(target.pid()).expect("tracing a child works");
-            both_ways(&load, None, words);
+            refused(&load);
             drop(tracer);
         }
         Some("nobody") => {

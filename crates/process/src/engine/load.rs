@@ -16,6 +16,16 @@ use std::ops::Range;
 /// What one recorded function may come to in the record, generously.
 const RECORD_PER_FUNCTION: u64 = 512;
 
+/// What a load will do, with every address decided.
+pub(super) struct PlannedLoad {
+    /// The regions, entries and what is written where.
+    pub plan: Plan,
+    layout: Layout,
+    linked: link::Linked,
+    base: u64,
+    table: u64,
+}
+
 impl Engine {
     /// Puts a patch into the target and opens the transition towards it.
     ///
@@ -27,28 +37,8 @@ impl Engine {
         name: &str,
         forced: Option<Method>,
     ) -> Result<PatchId, Error> {
-        if let Some(why) = patch.unsupported() {
-            return Err(Error::Unsupported(why));
-        }
-        self.state.model.may_load(name)?;
-        self.refresh_maps()?;
-        let pid = self.process.pid;
-        let objects =
-            Objects::read(&self.process.live(), &self.maps).map_err(|error| match error {
-                ObjectError::Is32Bit { .. } => Error::ThirtyTwoBit(pid),
-                source => Error::Object {
-                    object: format!("the objects of process {pid}"),
-                    source,
-                },
-            })?;
-        self.refuse_hazards(&objects)?;
-        let functions = self.functions(patch, &objects)?;
-        for (function, _) in &functions {
-            self.compare_text(function)?;
-        }
-        if self.gadgets.restorers.is_empty() {
-            return Err(Error::NoRestorer(pid));
-        }
+        let objects = self.objects()?;
+        let functions = self.verified(patch, name, &objects)?;
         let none_waits = self.survey()?;
         if none_waits {
             self.clear_pool()?;
@@ -67,6 +57,41 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// The objects of the process, as they are mapped now.
+    pub(super) fn objects(&mut self) -> Result<Objects, Error> {
+        self.refresh_maps()?;
+        let pid = self.process.pid;
+        Objects::read(&self.process.live(), &self.maps).map_err(|error| match error {
+            ObjectError::Is32Bit { .. } => Error::ThirtyTwoBit(pid),
+            source => Error::Object {
+                object: format!("the objects of process {pid}"),
+                source,
+            },
+        })
+    }
+
+    /// The functions to replace, when everything that can be told without stopping a task or planning is in order.
+    pub(super) fn verified<'a, 'p>(
+        &self,
+        patch: &'p Patch,
+        name: &str,
+        objects: &'a Objects,
+    ) -> Result<Vec<(Function<'a>, &'p Func)>, Error> {
+        if let Some(why) = patch.unsupported() {
+            return Err(Error::Unsupported(why));
+        }
+        self.state.model.may_load(name)?;
+        self.refuse_hazards(objects)?;
+        let functions = self.functions(patch, objects)?;
+        for (function, _) in &functions {
+            self.compare_text(function)?;
+        }
+        if self.gadgets.restorers.is_empty() {
+            return Err(Error::NoRestorer(self.process.pid));
+        }
+        Ok(functions)
     }
 
     fn refuse_hazards(&self, objects: &Objects) -> Result<(), Error> {
@@ -238,29 +263,25 @@ impl Engine {
         objects: &Objects,
         functions: Vec<(Function<'_>, &Func)>,
     ) -> Result<PatchId, Error> {
+        let mut planned = self.plan_load(patch, forced, objects, &functions)?;
         self.create_registry()?;
         self.make_room(functions.len() as u64 * RECORD_PER_FUNCTION)?;
-        let (mut fresh, mut known) = (Vec::new(), Vec::new());
-        for (function, _) in &functions {
-            match self.slot_at(function.start) {
-                Some(slot) => known.push(slot),
-                None => fresh.push(function.clone()),
-            }
+        self.refresh_maps()?;
+        let taken = |region: &Region| {
+            let mut maps = self.maps.iter();
+            maps.any(|mapping| mapping.start < region.end() && region.start < mapping.end)
+        };
+        if planned.plan.regions.iter().any(taken) {
+            // The record itself came to lie where something was planned.
+            planned = self.plan_load(patch, forced, objects, &functions)?;
         }
-        let slots = (self.state.entries.len() + fresh.len()) as u64;
-        let layout = Layout::of(patch)?;
-        let mut plan = self.plan()?;
-        self.plan_low_table(&mut plan, slots)?;
-        self.plan_entries(&mut plan, &fresh, &known, forced)?;
-        let first = functions
-            .first()
-            .map_or_else(|| objects.executable(), |(f, _)| f.object);
-        let sizes = [layout.text_size, layout.ro_size, layout.rw_size];
-        let base = self.plan_image(&mut plan, first, sizes, layout.needs_low)?;
-        let table = self.plan_table(&mut plan, slots)?;
-        self.plan_pool(&mut plan)?;
-        let resolver = Resolver::new(objects, &self.process.memory);
-        let linked = link::link(patch, &layout, base, &resolver)?;
+        let PlannedLoad {
+            plan,
+            layout,
+            linked,
+            base,
+            table,
+        } = planned;
 
         self.state.regions.extend(&plan.regions);
         self.commit()?;
@@ -286,6 +307,44 @@ impl Engine {
         self.state.pages.extend(pages);
         let image = self.image(patch, &functions, &linked, base, layout.total_size);
         self.open_new(name, image, table, &regions)
+    }
+
+    /// Plans and links a load. Nothing is changed.
+    pub(super) fn plan_load(
+        &mut self,
+        patch: &Patch,
+        forced: Option<Method>,
+        objects: &Objects,
+        functions: &[(Function<'_>, &Func)],
+    ) -> Result<PlannedLoad, Error> {
+        let (mut fresh, mut known) = (Vec::new(), Vec::new());
+        for (function, _) in functions {
+            match self.slot_at(function.start) {
+                Some(slot) => known.push(slot),
+                None => fresh.push(function.clone()),
+            }
+        }
+        let slots = (self.state.entries.len() + fresh.len()) as u64;
+        let layout = Layout::of(patch)?;
+        let mut plan = self.plan()?;
+        self.plan_low_table(&mut plan, slots)?;
+        self.plan_entries(&mut plan, &fresh, &known, forced)?;
+        let first = functions
+            .first()
+            .map_or_else(|| objects.executable(), |(f, _)| f.object);
+        let sizes = [layout.text_size, layout.ro_size, layout.rw_size];
+        let base = self.plan_image(&mut plan, first, sizes, layout.needs_low)?;
+        let table = self.plan_table(&mut plan, slots)?;
+        self.plan_pool(&mut plan)?;
+        let resolver = Resolver::new(objects, &self.process.memory);
+        let linked = link::link(patch, &layout, base, &resolver)?;
+        Ok(PlannedLoad {
+            plan,
+            layout,
+            linked,
+            base,
+            table,
+        })
     }
 
     fn image(

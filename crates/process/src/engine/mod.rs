@@ -1,5 +1,6 @@
 //! One process under the hands of one command: what is recorded in it, and the motions that change it.
 
+mod check;
 mod edits;
 mod inspect;
 mod load;
@@ -11,6 +12,7 @@ mod rendezvous;
 mod stacks;
 mod transition;
 
+pub use check::{Check, CheckedFunction, CheckedTask};
 pub use inspect::{EntryView, MappingView, Overview, PatchView, TaskView, TransitionView};
 pub use operations::{Ended, OnTimeout, Options, Progress, Report, Reported};
 pub use transition::Blocked;
@@ -61,11 +63,34 @@ impl Engine {
         Engine::open(pid, None)
     }
 
+    /// Opens a process to look at it closely, while nobody changes it.
+    ///
+    /// # Errors
+    /// As [`Engine::change`], but for what an interrupted command left.
+    pub fn examine_closely(pid: i32) -> Result<Engine, Error> {
+        let engine = Engine::open(pid, Some(Engine::lock(pid)?))?;
+        match engine.process.tracer() {
+            Some(tracer) => Err(traced(pid, tracer)),
+            None => Ok(engine),
+        }
+    }
+
     /// Opens a process to change it, and clears away what an interrupted command left.
     ///
     /// # Errors
     /// As [`Engine::inspect`]; [`Error::Locked`], [`Error::Traced`], [`Error::ThirtyTwoBit`].
     pub fn change(pid: i32) -> Result<Engine, Error> {
+        let lock = Engine::lock(pid)?;
+        boost::adapt_priority();
+        let mut engine = Engine::open(pid, Some(lock))?;
+        if let Some(tracer) = engine.process.tracer() {
+            return Err(traced(pid, tracer));
+        }
+        engine.recover()?;
+        Ok(engine)
+    }
+
+    fn lock(pid: i32) -> Result<File, Error> {
         // Opened first: a process that does not exist is not locked.
         Process::open(pid)?;
         let lock = File::open(Path::new("/proc").join(pid.to_string()))
@@ -78,13 +103,7 @@ impl Engine {
                 other: other.map(|controller| controller.pid),
             });
         }
-        boost::adapt_priority();
-        let mut engine = Engine::open(pid, Some(lock))?;
-        if let Some(tracer) = engine.process.tracer() {
-            return Err(traced(pid, tracer));
-        }
-        engine.recover()?;
-        Ok(engine)
+        Ok(lock)
     }
 
     fn open(pid: i32, lock: Option<File>) -> Result<Engine, Error> {

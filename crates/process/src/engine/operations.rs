@@ -315,6 +315,9 @@ impl Engine {
             complete: converged.complete,
         };
         if moved.complete {
+            if !self.process.goes_on() {
+                return Err(Error::Exited(self.process.pid));
+            }
             self.close()?;
             self.bring_children(heading, deadline, &mut moved);
         }

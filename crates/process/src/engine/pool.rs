@@ -196,6 +196,12 @@ impl Engine {
         Ok(table.checked_sub(self.state.low))
     }
 
+    /// The ranges of a version.
+    pub(super) fn bodies(&self, slot: Slot, version: Version) -> &[(u64, u64)] {
+        self.code_of(slot, version)
+            .map_or(&[], |(bodies, _)| bodies)
+    }
+
     /// The ranges of a version, and where it jumps to outside of itself.
     fn code_of(&self, slot: Slot, version: Version) -> Option<Code<'_>> {
         match version {
