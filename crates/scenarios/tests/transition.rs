@@ -378,3 +378,30 @@ fn dead_word_on_the_stack() {
         target.finish();
     }
 }
+
+/// What looks like a dead word in a large frame may be a coroutine's return address.
+#[test]
+fn coroutine_on_a_stack_within_a_frame() {
+    let plan = Plan::read("framestack");
+    for build in plan.targets() {
+        let exe = compile_target(&plan, &build);
+        let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+        let mut target = Target::start(&plan, &exe, &[]);
+        target.expect("old");
+        assert_eq!(target.ask("suspend"), "ok");
+        target.load(&klp, LEAVE).result(4, "timed-out");
+        target.expect("old");
+        let held = held_task(&target, "load", "count");
+        assert!(!held["blocked"]["stack"].is_null(), "{held}");
+        assert_eq!(target.ask("finish"), "old, then new", "{build}");
+        target.livegraft(&["resume"], &[]).done();
+        target.expect("new");
+        assert_eq!(target.ask("suspend"), "ok");
+        target.unload(LEAVE).result(4, "timed-out");
+        target.expect("new");
+        target.livegraft(&["reverse"], &[]).done();
+        assert_eq!(target.ask("finish"), "new");
+        target.unload(&[]).result(0, "unloaded");
+        target.finish();
+    }
+}
