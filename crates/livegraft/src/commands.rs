@@ -147,6 +147,17 @@ pub fn resume(pid: i32, options: &Options) -> Outcome {
     })
 }
 
+pub fn force(pid: i32, options: &Options) -> Outcome {
+    let began = Instant::now();
+    let mut watch = Watch::new();
+    let report = Engine::change(pid)?.force(options, &mut |a, b| watch.show(a, b))?;
+    drop(watch);
+    Ok(Shown::Transition(Transitioned::new(
+        &report,
+        began.elapsed(),
+    )))
+}
+
 pub fn reverse(pid: i32, options: &Options) -> Outcome {
     let began = Instant::now();
     let mut watch = Watch::new();

@@ -100,6 +100,13 @@ enum Command {
         #[command(flatten)]
         transition: TransitionArgs,
     },
+    /// Move every task that the open transition waits for, whatever is on its stack. Dangerous: see docs/commands.md
+    Force {
+        #[command(flatten)]
+        process: ProcessArg,
+        #[command(flatten)]
+        transition: TransitionArgs,
+    },
     /// Turn the open transition round: every task goes back to where it came from
     Reverse {
         #[command(flatten)]
@@ -214,6 +221,10 @@ fn main() -> ExitCode {
             process,
             transition,
         } => commands::resume(process.pid, &transition.options(None)),
+        Command::Force {
+            process,
+            transition,
+        } => commands::force(process.pid, &transition.options(None)),
         Command::Reverse {
             process,
             transition,

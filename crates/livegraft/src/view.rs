@@ -227,6 +227,7 @@ struct ListedPatch {
     name: String,
     state: PatchState,
     functions: Vec<String>,
+    forced: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -317,6 +318,7 @@ impl Listed {
                     name: patch.name.clone(),
                     state: patch.state,
                     functions: patch.functions.clone(),
+                    forced: patch.forced,
                 })
                 .collect(),
             memory: Memory {
@@ -367,7 +369,10 @@ impl fmt::Display for Processes {
                 writeln!(f, "  transition: {open}")?;
             }
             for patch in process.patches.iter().rev() {
-                let state = format!("{:?}", patch.state).to_lowercase();
+                let mut state = format!("{:?}", patch.state).to_lowercase();
+                if patch.forced {
+                    state.push_str(", forced: its memory stays for ever");
+                }
                 writeln!(
                     f,
                     "  patch {}: {state}; {}",

@@ -93,11 +93,15 @@ const CALM_ROUNDS: u32 = 16;
 /// there. A round is calm when all that it visited were found in `to` already. One calm round over a complete list that
 /// named nobody new is proof. So are two over lists that did: a task which switches itself may have created another
 /// right before its first visit found it settled, and that other is on the next list. Tasks that come and go meanwhile
-/// are looked at, and do not keep the loop from ending.
+/// are looked at, and do not keep the loop from ending. In a `forced` transition nobody is busy.
 ///
 /// # Errors
 /// Whatever the target reports; the transition stays open then.
-pub fn converge<T: Target>(target: &mut T, to: UniverseId) -> Result<Outcome<T::Task>, T::Error> {
+pub fn converge<T: Target>(
+    target: &mut T,
+    to: UniverseId,
+    forced: bool,
+) -> Result<Outcome<T::Task>, T::Error> {
     let mut settled: HashMap<T::Task, u32> = HashMap::new();
     let mut busy: HashMap<T::Task, Visit> = HashMap::new();
     let mut round = 0u32;
@@ -117,7 +121,7 @@ pub fn converge<T: Target>(target: &mut T, to: UniverseId) -> Result<Outcome<T::
                 left.insert(task, last.clone());
                 continue;
             }
-            let mut judge = |standing, look| Verdict::of(standing, look, to);
+            let mut judge = |standing, look| Verdict::of(standing, look, to, forced);
             match target.visit(task, &mut judge)? {
                 Visit::Judged(verdict @ (Verdict::Settled | Verdict::Move)) => {
                     if verdict == Verdict::Move || busy.contains_key(&task) {

@@ -29,6 +29,8 @@ pub struct Patch {
     pub slots: Vec<Slot>,
     /// Where it is in its life.
     pub state: PatchState,
+    /// A task was forced into or out of it: it may be returned to for ever, and is never freed (`klp_patch.forced`).
+    pub forced: bool,
 }
 
 /// What a transition does.
@@ -50,6 +52,8 @@ pub struct Transition {
     pub operation: Operation,
     /// It now goes back to where it came from.
     pub reversed: bool,
+    /// Tasks move whatever is on their stacks.
+    pub forced: bool,
     /// The universe that tasks leave.
     pub from: UniverseId,
     /// The universe that tasks are led to.
@@ -81,8 +85,8 @@ pub enum Refusal {
     /// No such patch, or it is not enabled.
     #[error("patch `{0}` is not loaded; `livegraft list` shows what is")]
     NotLoaded(String),
-    /// Nothing to reverse.
-    #[error("no transition is open, so there is nothing to reverse")]
+    /// Nothing to reverse or to force.
+    #[error("no transition is open, so there is nothing to reverse or to force")]
     NothingOpen,
 }
 
@@ -197,6 +201,7 @@ impl Livepatch {
             name: name.to_owned(),
             slots,
             state: PatchState::Disabled,
+            forced: false,
         });
         id
     }
@@ -256,6 +261,7 @@ impl Livepatch {
             patch,
             operation,
             reversed: false,
+            forced: false,
             from: self.settled,
             to,
         })
@@ -281,6 +287,7 @@ impl Livepatch {
     pub fn reverse(&mut self) -> Result<&Transition, Refusal> {
         let open = self.transition.as_mut().ok_or(Refusal::NothingOpen)?;
         open.reversed = !open.reversed;
+        open.forced = false;
         std::mem::swap(&mut open.from, &mut open.to);
         let (id, heading) = (open.patch, open.heading());
         if let Some(patch) = self.patch_mut(id) {
@@ -288,6 +295,27 @@ impl Livepatch {
                 Operation::Load => PatchState::Loading,
                 Operation::Unload => PatchState::Unloading,
             };
+        }
+        self.transition.as_ref().ok_or(Refusal::NothingOpen)
+    }
+
+    /// Forces the open transition (`klp_force_transition`): who has not moved is moved, whatever is on its stack. All
+    /// patches that such a task may still be inside of stay for ever: the one that goes, and any that the move replaces.
+    ///
+    /// # Errors
+    /// [`Refusal::NothingOpen`].
+    pub fn force(&mut self) -> Result<&Transition, Refusal> {
+        let (patch, from, to) = match &mut self.transition {
+            Some(open) => {
+                open.forced = true;
+                (open.patch, open.from, open.to)
+            }
+            None => return Err(Refusal::NothingOpen),
+        };
+        let replaced = self.replaced(from, to);
+        for known in &mut self.patches {
+            let version = Version::Patched(known.id);
+            known.forced |= known.id == patch || replaced.iter().any(|&(_, v)| v == version);
         }
         self.transition.as_ref().ok_or(Refusal::NothingOpen)
     }

@@ -130,12 +130,12 @@ pub enum Verdict {
 
 impl Verdict {
     /// The rule of invariant 1 (`klp_try_switch_task`): a stopped task changes universe only when no version that
-    /// the change replaces *for it* is being executed or can be returned to.
-    pub fn of(standing: Standing, look: Look, to: UniverseId) -> Verdict {
+    /// the change replaces *for it* is being executed or can be returned to. `forced` does without (`klp_force_transition`).
+    pub fn of(standing: Standing, look: Look, to: UniverseId, forced: bool) -> Verdict {
         match standing {
             Standing::In(universe) if universe == to => Verdict::Settled,
             _ if look.mid_switch => Verdict::Again,
-            _ if !look.holds_replaced => Verdict::Move,
+            _ if forced || !look.holds_replaced => Verdict::Move,
             Standing::Waiting { to: told, .. } if told == to => Verdict::Wait,
             _ => Verdict::Arm,
         }

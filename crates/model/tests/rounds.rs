@@ -82,7 +82,10 @@ fn child_of_a_task_that_has_just_switched_itself_is_found() {
             }
         },
     };
-    assert_eq!(converge(&mut world, UniverseId(1)), Ok(Outcome::Complete));
+    assert_eq!(
+        converge(&mut world, UniverseId(1), false),
+        Ok(Outcome::Complete)
+    );
     all_are_new(&world);
 }
 
@@ -100,7 +103,10 @@ fn lists_that_prove_nothing_are_read_often() {
             }
         },
     };
-    assert_eq!(converge(&mut world, UniverseId(1)), Ok(Outcome::Complete));
+    assert_eq!(
+        converge(&mut world, UniverseId(1), false),
+        Ok(Outcome::Complete)
+    );
     all_are_new(&world);
 }
 
@@ -116,6 +122,9 @@ fn newcomers_that_are_settled_do_not_keep_it_going() {
             tasks.push((100 + listings, tasks[0].1));
         },
     };
-    assert_eq!(converge(&mut world, UniverseId(1)), Ok(Outcome::Complete));
+    assert_eq!(
+        converge(&mut world, UniverseId(1), false),
+        Ok(Outcome::Complete)
+    );
     all_are_new(&world);
 }

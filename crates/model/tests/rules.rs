@@ -177,17 +177,29 @@ fn who_may_move() {
         ..clean
     };
     let waiting = |to| Standing::Waiting { from, to };
-    assert_eq!(Verdict::of(Standing::In(to), holds, to), Verdict::Settled);
-    assert_eq!(Verdict::of(Standing::In(from), clean, to), Verdict::Move);
-    assert_eq!(Verdict::of(Standing::In(from), holds, to), Verdict::Arm);
-    assert_eq!(Verdict::of(waiting(to), holds, to), Verdict::Wait);
-    assert_eq!(Verdict::of(waiting(to), clean, to), Verdict::Move);
+    assert_eq!(
+        Verdict::of(Standing::In(to), holds, to, false),
+        Verdict::Settled
+    );
+    assert_eq!(
+        Verdict::of(Standing::In(from), clean, to, false),
+        Verdict::Move
+    );
+    assert_eq!(
+        Verdict::of(Standing::In(from), holds, to, false),
+        Verdict::Arm
+    );
+    assert_eq!(Verdict::of(waiting(to), holds, to, false), Verdict::Wait);
+    assert_eq!(Verdict::of(waiting(to), clean, to, false), Verdict::Move);
     // Told something else before a reverse.
-    assert_eq!(Verdict::of(waiting(from), holds, to), Verdict::Arm);
+    assert_eq!(Verdict::of(waiting(from), holds, to, false), Verdict::Arm);
     // It may have decided already: hands off.
-    assert_eq!(Verdict::of(waiting(to), switching, to), Verdict::Again);
+    assert_eq!(
+        Verdict::of(waiting(to), switching, to, false),
+        Verdict::Again
+    );
     // A private table is not the universe itself, even if it runs the same versions.
-    assert_eq!(Verdict::of(waiting(to), clean, from), Verdict::Move);
+    assert_eq!(Verdict::of(waiting(to), clean, from, false), Verdict::Move);
 }
 
 #[test]
@@ -232,4 +244,38 @@ fn the_number_of_a_universe_is_not_used_again() {
     unloaded(&mut livepatch, "one");
     loaded(&mut livepatch, "two", &[BAR]);
     assert_ne!(livepatch.settled(), first);
+}
+
+/// Forced, nobody is busy; but who is in the middle of its own switch is let finish that.
+#[test]
+fn force_moves_whoever_is_left_and_keeps_the_patch_for_ever() {
+    let mut livepatch = Livepatch::default();
+    assert_eq!(livepatch.force().err(), Some(Refusal::NothingOpen));
+    let older = loaded(&mut livepatch, "older", &[FOO]);
+    let id = livepatch.add("fix", vec![FOO, BAR]);
+    let other = livepatch.add("other", vec![BAR]);
+    livepatch.begin_load(id).expect("nothing is open");
+    let open = livepatch.force().expect("one is open").clone();
+    assert!(open.forced);
+    let holds = Look {
+        holds_replaced: true,
+        mid_switch: false,
+    };
+    let switching = Look {
+        mid_switch: true,
+        ..holds
+    };
+    let standing = Standing::In(open.from);
+    assert_eq!(Verdict::of(standing, holds, open.to, true), Verdict::Move);
+    assert_eq!(
+        Verdict::of(standing, switching, open.to, true),
+        Verdict::Again
+    );
+    livepatch.complete().expect("one is open");
+    unloaded(&mut livepatch, "fix");
+    let forced = |id| livepatch.patch(id).map(|patch| patch.forced);
+    assert_eq!(
+        (forced(id), forced(older), forced(other)),
+        (Some(true), Some(true), Some(false))
+    );
 }

@@ -215,7 +215,7 @@ proptest! {
                 let script = scripts.next().unwrap_or_default().to_vec().into_iter();
                 let mut world =
                     World { livepatch: &livepatch, tasks, next_id, script, patience, forgetful };
-                let outcome = converge(&mut world, to).expect("the world does not fail");
+                let outcome = converge(&mut world, to, false).expect("the world does not fail");
                 tasks = world.tasks;
                 next_id = world.next_id;
                 match outcome {

@@ -405,3 +405,29 @@ fn coroutine_on_a_stack_within_a_frame() {
         target.finish();
     }
 }
+
+/// Force moves the sleeper although it is within the function, and that is remembered.
+#[test]
+fn force_moves_the_sleeper() {
+    each_compiler(|mut target, klp| {
+        check(&target.livegraft(&["force"], &[]), "no");
+        timed_out(target.load(&klp, LEAVE));
+        says(&mut target, "new", "old");
+        target.livegraft(&["force"], &[]).result(0, "loaded");
+        assert_idle(&target);
+        let forced = |target: &Target| cli::list(target.pid())["patches"][0]["forced"].clone();
+        assert_eq!(forced(&target), true);
+        // It finishes the old job, and its next one is new.
+        assert_eq!(target.ask("wake"), "new");
+        says(&mut target, "new", "new");
+        timed_out(target.unload(LEAVE));
+        target.livegraft(&["force"], &[]).result(0, "unloaded");
+        assert_eq!(target.ask("wake"), "old");
+        says(&mut target, "old", "old");
+        assert_eq!(forced(&target), true);
+        // Not before it was forced.
+        timed_out(target.load(&klp, LEAVE));
+        target.livegraft(&["reverse"], &[]).done();
+        target.finish();
+    });
+}

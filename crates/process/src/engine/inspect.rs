@@ -14,6 +14,8 @@ pub struct PatchView {
     pub state: PatchState,
     /// What it replaces.
     pub functions: Vec<String>,
+    /// It was forced, and is never freed.
+    pub forced: bool,
 }
 
 /// One redirected, or once redirected, entry.
@@ -97,6 +99,7 @@ impl Engine {
         let patches = state.model.patches().iter().map(|patch| PatchView {
             name: patch.name.clone(),
             state: patch.state,
+            forced: patch.forced,
             functions: patch
                 .slots
                 .iter()

@@ -199,6 +199,25 @@ impl Engine {
         Ok(report)
     }
 
+    /// Moves every task that the open transition still waits for, whatever is on its stack. The patch is never freed.
+    ///
+    /// # Errors
+    /// [`Refusal::NothingOpen`].
+    pub fn force(
+        &mut self,
+        options: &Options,
+        progress: &mut Progress<'_>,
+    ) -> Result<Report, Error> {
+        let id = self.state.model.force()?.patch;
+        self.compare_entries(id)?;
+        self.commit()?;
+        let options = Options {
+            on_timeout: OnTimeout::Leave,
+            ..*options
+        };
+        self.run(id, &options, progress)
+    }
+
     fn busy(&self) -> Error {
         let open = self
             .state

@@ -40,7 +40,7 @@ impl Engine {
             },
             deadline: Instant::now() + PATIENCE,
         };
-        let outcome = converge(&mut leaving, OUTSIDE)?;
+        let outcome = converge(&mut leaving, OUTSIDE, false)?;
         self.tracer.release_late();
         Ok(outcome == Outcome::Complete)
     }

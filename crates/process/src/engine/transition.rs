@@ -109,14 +109,10 @@ impl Engine {
         deadline: Option<Instant>,
         watch: Watch<'_>,
     ) -> Result<Converged, Error> {
-        let Some((to, heading)) = self
-            .state
-            .model
-            .transition()
-            .map(|open| (open.to, open.heading()))
-        else {
+        let Some(open) = self.state.model.transition().cloned() else {
             return Ok(Converged::default());
         };
+        let (to, heading) = (open.to, open.heading());
         let switching = self.switching_ranges();
         let mut convergence = Convergence {
             engine: self,
@@ -136,7 +132,7 @@ impl Engine {
             can_switch: sys::has_fsgsbase(),
             pause: SHORTEST_PAUSE,
         };
-        let outcome = converge(&mut convergence, to)?;
+        let outcome = converge(&mut convergence, to, open.forced)?;
         let mut converged = Converged {
             arrived: convergence.arrived.len(),
             complete: outcome == Outcome::Complete,
