@@ -18,7 +18,7 @@ fn main() {
     );
     println!("| what | livegraft | beside it, in the same run | ratio | asked |");
     println!("|---|---|---|---|---|");
-    let parts: [(&str, fn()); 7] = [
+    let parts: [(&str, fn()); 8] = [
         ("stop", longest_stop),
         ("heartbeat", || {
             heartbeat("1000", "beats every millisecond");
@@ -27,6 +27,7 @@ fn main() {
         ("moving", moving),
         ("load", whole_load),
         ("call", call_cost),
+        ("wide", wide),
         ("memory", memory),
         ("redis", redis),
     ];
@@ -230,6 +231,54 @@ fn call_cost() {
         Some(after / before),
         "1",
     );
+}
+
+/// A call among 256 patched functions that are called in turn: by the methods that a load chooses, and by pun alone,
+/// where each has a page of its own.
+fn wide() {
+    let (plan, exe, klp) = built("../benches/wide");
+    let measure =
+        |target: &mut Target| target.ask("measure").parse::<f64>().expect("a number") / 1000.0;
+    for entry in [None, Some("pun"), Some("swap")] {
+        let mut target = Target::start(&plan, &exe, &[]);
+        let more: Vec<&str> = entry.into_iter().flat_map(|e| ["--entry", e]).collect();
+        let (mut before, mut patched, mut load) = (Vec::new(), Vec::new(), Vec::new());
+        let mut methods = std::collections::BTreeMap::<String, usize>::new();
+        for round in 0..5 {
+            before.push(measure(&mut target));
+            let loaded = target.load(&klp, &more);
+            if loaded.code == 1 {
+                let why = loaded.json["error"]["message"].to_string();
+                row("256 patched functions by pun", why, String::new(), None, "");
+                break;
+            }
+            let loaded = loaded.result(0, "loaded");
+            load.push(loaded.elapsed.as_secs_f64() * 1e3);
+            if round == 0 {
+                for function in loaded.json["functions"].as_array().into_iter().flatten() {
+                    *methods.entry(function["entry"].to_string()).or_default() += 1;
+                }
+            }
+            patched.push(measure(&mut target));
+            target.unload(&[]).result(0, "unloaded");
+        }
+        target.finish();
+        if patched.is_empty() {
+            continue;
+        }
+        let (before, patched) = (median(before), median(patched));
+        row(
+            &format!(
+                "call among 256 patched functions in turn, {} {methods:?}, loaded in {:.0} ms",
+                entry.map_or("as chosen", |_| "forced"),
+                median(load)
+            ),
+            format!("{patched:.2} ns"),
+            format!("unpatched: {before:.2} ns"),
+            Some(patched / before),
+            "at most 2",
+        );
+    }
 }
 
 fn memory() {

@@ -1,0 +1,12 @@
+// All 256 functions add 2 instead of 1.
+#include <livepatch.h>
+#include <stddef.h>
+#include "functions.h"
+
+#define NEW(n) static int lp_answer_##n(int x) { __asm__ volatile("" ::: "memory"); return x + 2; }
+ALL(NEW)
+#define FUNC(n) { .old_name = "answer_" #n, .new_func = lp_answer_##n },
+static struct klp_func funcs[] = { ALL(FUNC) { } };
+static struct klp_object objs[] = { { .name = NULL, .funcs = funcs }, { } };
+static struct klp_patch patch = { .objs = objs };
+KLP_PATCH(patch);
