@@ -435,3 +435,117 @@ fn busy_tasks_that_leave_and_sleep() {
     }
     note(&format!("the slowest load took {slowest:?}"));
 }
+
+/// A uprobe on an entry that is redirected already: its callers run the original meanwhile, which is said, and when it
+/// is gone the next command puts the redirection back.
+#[test]
+fn uprobe_on_a_redirected_entry() {
+    let (mut target, klp) = sleeper(&["-DSPARE"]);
+    target.load(&klp, LEAVE).result(4, "timed-out");
+    assert_eq!(target.ask("wake"), "new");
+    target.livegraft(&["resume"], &[]).done();
+    assert_eq!(target.ask("spare"), "new");
+    let (offset, _) = function(target.pid(), target.exe(), "spare");
+    let set = Uprobe::set(target.exe(), offset, target.pid());
+    if require(
+        "uprobes (CONFIG_UPROBES, and the right to set them)",
+        set.is_ok(),
+    ) {
+        assert!(["old", "new"].contains(&target.ask("spare").as_str()));
+        assert!(!intact(&target));
+        check(&target.unload(&[]), FOREIGN);
+        drop(set);
+        target.livegraft(&["resume"], &[]).done();
+        assert!(intact(&target));
+        assert_eq!(target.ask("spare"), "new");
+    }
+    target.unload(LEAVE).result(4, "timed-out");
+    assert_eq!(target.ask("wake"), "old");
+    target.livegraft(&["resume"], &[]).done();
+    target.finish();
+}
+
+fn output(words: &[&str]) -> String {
+    let output = std::process::Command::new(words[0])
+        .args(&words[1..])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{words:?}: {e}"));
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// A debugger that attaches to a patched process, looks at all stacks, stops at a breakpoint in the patched function's
+/// place, and leaves.
+#[test]
+fn debugger_afterwards() {
+    if !require("gdb", livegraft_scenarios::compile::has_command("gdb")) {
+        return;
+    }
+    for entry in ["pun", "swap", "rendezvous"] {
+        let (plan, exe) = built("many");
+        let klp = patch(&plan, &exe, &[], "fix");
+        let mut target = Target::start(&plan, &exe, &["5", "2"]);
+        target.load(&klp, &["--entry", entry]).result(0, "loaded");
+        let pid = target.pid_text();
+        let gdb = ["gdb", "-nx", "-batch", "-p", &pid, "-ex"];
+        let mut stacks = gdb.to_vec();
+        stacks.extend(["thread apply all backtrace", "-ex", "detach"]);
+        let said = output(&stacks);
+        assert!(
+            said.contains("sem_wait") || said.contains("futex"),
+            "{said}"
+        );
+        target.assert_undisturbed();
+        target.expect("new");
+        let mut stop = gdb.to_vec();
+        stop.extend([
+            "break answer",
+            "-ex",
+            "continue",
+            "-ex",
+            "delete",
+            "-ex",
+            "detach",
+        ]);
+        let said = output(&stop);
+        assert!(said.contains("Breakpoint 1, "), "{said}");
+        target.assert_undisturbed();
+        target.expect("new");
+        target.unload(&[]).result(0, "unloaded");
+        target.finish();
+    }
+}
+
+/// Who traces the process keeps commands that change it out, and nothing more.
+#[test]
+fn strace_at_the_same_time() {
+    if !require(
+        "strace",
+        livegraft_scenarios::compile::has_command("strace"),
+    ) {
+        return;
+    }
+    let (plan, exe) = built("many");
+    let klp = patch(&plan, &exe, &[], "fix");
+    let mut target = Target::start(&plan, &exe, &["5", "2"]);
+    let mut strace = std::process::Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-p", &target.pid_text()])
+        .spawn()
+        .expect("it runs");
+    let traced = |target: &Target| {
+        let status = inspect::status(&format!("/proc/{}/status", target.pid()));
+        status["TracerPid"] != "0"
+    };
+    while !traced(&target) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    check(&target.load(&klp, &[]), "traced strace");
+    target.expect("old");
+    kill(strace.id() as i32, libc::SIGINT);
+    strace.wait().expect("it ends");
+    target.load(&klp, &[]).result(0, "loaded");
+    target.expect("new");
+    target.unload(&[]).result(0, "unloaded");
+    target.finish();
+}
