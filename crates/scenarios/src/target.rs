@@ -24,6 +24,32 @@ pub struct Target {
     patched: i32,
     baseline: Baseline,
     maps_memory: bool,
+    mark: String,
+}
+
+/// Set in the environment of each program, so that what it leaves behind is found.
+const MARK: &str = "LIVEGRAFT_SCENARIO";
+
+/// One that no other program has.
+fn mark() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{number}", std::process::id())
+}
+
+/// The processes that bear a mark, zombies apart.
+fn marked(mark: &str) -> Vec<i32> {
+    let wanted = format!("{MARK}={mark}");
+    let bears = |pid: &i32| {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environ
+            .split(|&byte| byte == 0)
+            .any(|entry| entry == wanted.as_bytes())
+    };
+    let all = std::fs::read_dir("/proc").into_iter().flatten();
+    let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(bears).collect()
 }
 
 impl Target {
@@ -34,8 +60,10 @@ impl Target {
         if plan.get("layout") != Some("random") {
             sys::without_randomization(&mut command);
         }
+        let mark = mark();
         let mut child = command
             .args(arguments)
+            .env(MARK, &mark)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -75,6 +103,7 @@ impl Target {
             patched: pid,
             baseline,
             maps_memory,
+            mark,
         };
         let first = target.next_line("to start");
         assert_eq!(first, "ready", "{}", target.obituary());
@@ -252,6 +281,17 @@ impl Target {
             "{} ended with {status}, said {said:?}",
             self.exe.display()
         );
+        // What it forked may take a moment longer.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !marked(&self.mark).is_empty() {
+            let left = marked(&self.mark);
+            assert!(
+                Instant::now() < deadline,
+                "{} has left {left:?} behind",
+                self.exe.display()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn wait(&mut self) -> ExitStatus {
@@ -283,5 +323,8 @@ impl Drop for Target {
             let _ = self.child.kill();
         }
         let _ = self.child.wait();
+        for pid in marked(&self.mark) {
+            sys::kill(pid, libc::SIGKILL);
+        }
     }
 }
