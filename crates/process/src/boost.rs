@@ -9,7 +9,7 @@
 //! waiter's priority for as long as it waits. When we die, the wait ends, and the loan with it.
 
 use crate::sys::{self, Tid};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,8 +17,8 @@ use std::time::Duration;
 /// No loan lasts longer.
 const LONGEST: Duration = Duration::from_millis(100);
 
-/// Adapts our priority to how busy the machine is. Who may not raise it never lowers it.
-pub fn adapt_priority() {
+/// Adapts our priority to how busy the machine is; says whether that is very. Who may not raise it never lowers it.
+pub fn adapt_priority() -> bool {
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
     let processors =
         *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -26,6 +26,7 @@ pub fn adapt_priority() {
     if sys::set_nice(-20) && !crowded {
         sys::set_nice(19);
     }
+    crowded
 }
 
 /// How many tasks of the whole system run or want to (/proc/loadavg, fourth field).
@@ -35,61 +36,84 @@ fn running_tasks() -> Option<usize> {
     running.parse().ok()
 }
 
+/// A loan's state in the low bits, its number above them.
+///
+/// No loan, or one that is over.
+const IDLE: u64 = 0;
+/// Asked for, and not begun: whoever asked can still take that back, and need not wait for a thread that may not have
+/// had its first turn on a processor.
+const ASKED: u64 = 1;
+/// The thread waits.
+const LENDING: u64 = 2;
+/// From one loan's number to the next.
+const NEXT: u64 = 4;
+
 /// The thread that waits.
 #[derive(Debug)]
 pub struct Booster {
-    requests: Sender<Tid>,
-    busy: Arc<AtomicBool>,
+    requests: Sender<(Tid, u64)>,
+    loan: Arc<AtomicU64>,
     thread: Arc<OnceLock<Tid>>,
 }
 
 /// A loan; dropping it takes it back.
 #[derive(Debug)]
 pub struct Loan {
-    busy: Arc<AtomicBool>,
+    number: u64,
+    loan: Arc<AtomicU64>,
     thread: Arc<OnceLock<Tid>>,
+}
+
+fn change(loan: &AtomicU64, from: u64, to: u64) -> bool {
+    loan.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+        .is_ok()
 }
 
 impl Booster {
     /// Starts the thread; `None` when it may not have a priority to lend.
     pub fn start() -> Option<Booster> {
         let (requests, incoming) = channel();
-        let busy = Arc::new(AtomicBool::new(false));
+        let loan = Arc::new(AtomicU64::new(IDLE));
         let thread = Arc::new(OnceLock::new());
-        let (its_busy, its_thread) = (Arc::clone(&busy), Arc::clone(&thread));
+        let (its_loan, its_thread) = (Arc::clone(&loan), Arc::clone(&thread));
         sys::prepare_loans();
         std::thread::Builder::new()
             .name("livegraft-boost".to_owned())
             .spawn(move || {
+                let _ = its_thread.set(sys::own_tid());
                 if !sys::run_first(true) {
-                    // In this order: a loan asked for after this finds nobody, one before finds it over.
-                    drop(incoming);
-                    its_busy.store(false, Ordering::Release);
                     return;
                 }
-                let _ = its_thread.set(sys::own_tid());
-                for tid in incoming {
-                    sys::lend_priority(tid, LONGEST);
-                    its_busy.store(false, Ordering::Release);
+                for (tid, number) in incoming {
+                    if change(&its_loan, number | ASKED, number | LENDING) {
+                        sys::lend_priority(tid, LONGEST);
+                        its_loan.store(number | IDLE, Ordering::Release);
+                    }
                 }
             })
             .ok()?;
         Some(Booster {
             requests,
-            busy,
+            loan,
             thread,
         })
     }
 
     /// Lets a task run as if it were us.
     pub fn lend(&self, tid: Tid) -> Option<Loan> {
-        self.busy.store(true, Ordering::Release);
-        if self.requests.send(tid).is_err() {
-            self.busy.store(false, Ordering::Release);
+        let last = self.loan.load(Ordering::Acquire);
+        let number = (last & !(NEXT - 1)).wrapping_add(NEXT);
+        // One loan at a time.
+        if last & (NEXT - 1) != IDLE || !change(&self.loan, last, number | ASKED) {
+            return None;
+        }
+        if self.requests.send((tid, number)).is_err() {
+            self.loan.store(number | IDLE, Ordering::Release);
             return None;
         }
         Some(Loan {
-            busy: Arc::clone(&self.busy),
+            number,
+            loan: Arc::clone(&self.loan),
             thread: Arc::clone(&self.thread),
         })
     }
@@ -97,7 +121,11 @@ impl Booster {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        while self.busy.load(Ordering::Acquire) {
+        let number = self.number;
+        if change(&self.loan, number | ASKED, number | IDLE) {
+            return;
+        }
+        while self.loan.load(Ordering::Acquire) == number | LENDING {
             if let Some(&thread) = self.thread.get() {
                 sys::end_loan(thread);
             }

@@ -83,6 +83,11 @@ pub struct Tracer {
 }
 
 impl Tracer {
+    /// Gets ready for a machine on which tasks wait for their turn.
+    pub fn expect_crowds(&self) {
+        self.booster.0.get_or_init(Booster::start);
+    }
+
     /// What the visits cost so far.
     pub fn cost(&self) -> Cost {
         self.cost.get()
@@ -128,7 +133,6 @@ impl Tracer {
             }
         }
         let seen = Instant::now();
-        drop(loan);
         let Ok(mut regs) = sys::registers(tid) else {
             self.forget(tid);
             return Stopping::Gone;
@@ -151,7 +155,7 @@ impl Tracer {
             repair,
             since: seen,
             booster: self.booster.clone(),
-            loan: None,
+            loan,
             _hurry: hurry,
         }))
     }
@@ -269,11 +273,12 @@ impl Drop for Stopped {
         if self.repair {
             let _ = sys::set_register(self.tid, arch::RAX, self.regs.rax);
         }
-        self.loan = None;
+        // It goes on first: to take a loan back can take a moment.
         let _ = sys::detach(self.tid);
         self.standing.set(self.standing.get().saturating_sub(1));
         let mut cost = self.cost.get();
         cost.longest_stop = cost.longest_stop.max(self.since.elapsed());
         self.cost.set(cost);
+        self.loan = None;
     }
 }

@@ -81,10 +81,13 @@ impl Engine {
     /// As [`Engine::inspect`]; [`Error::Locked`], [`Error::Traced`], [`Error::ThirtyTwoBit`].
     pub fn change(pid: i32) -> Result<Engine, Error> {
         let lock = Engine::lock(pid)?;
-        boost::adapt_priority();
+        let crowded = boost::adapt_priority();
         let mut engine = Engine::open(pid, Some(lock))?;
         if let Some(tracer) = engine.process.tracer() {
             return Err(traced(pid, tracer));
+        }
+        if crowded {
+            engine.tracer.expect_crowds();
         }
         engine.recover()?;
         Ok(engine)
