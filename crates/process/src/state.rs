@@ -164,8 +164,10 @@ pub struct Entry {
     pub thunk: u64,
     /// The ranges of the original: (after, last), as the stack check wants them.
     pub bodies: Vec<(u64, u64)>,
-    /// Where the original jumps to outside of itself, and its own entry if it jumps there.
+    /// Where the original jumps to outside of itself, through the PLT too, and its own entry if it jumps there.
     pub tails: Vec<u64>,
+    /// What lies between it and those.
+    pub leaving: Leaving,
     /// Entries behind this one whose redirected first bytes are part of this one's jump: while this one jumps, they do.
     pub counts_on: Vec<Slot>,
     /// What tells that the object is still there.
@@ -211,6 +213,18 @@ pub struct ImageFunction {
     pub bodies: Vec<(u64, u64)>,
     /// Where it jumps to outside of itself.
     pub tails: Vec<u64>,
+    /// What lies between it and those.
+    pub leaving: Leaving,
+}
+
+/// Code of others that a version's tail jumps pass through, while nothing of the version is on the stack: it counts as
+/// the version's own. As (after, last), as the stack check wants it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// PLT stubs and veneers: as a program counter only, since they call nothing.
+    pub stubs: Vec<(u64, u64)>,
+    /// The dynamic loader's resolvers: on the stack as well, of what they call.
+    pub resolvers: Vec<(u64, u64)>,
 }
 
 impl State {

@@ -180,6 +180,48 @@ impl Unwinder {
 }
 
 impl Module {
+    /// The stretch of code (svma) with call frame information of its own that an address (svma) lies in.
+    pub fn stretch_at(&self, address: u64) -> Option<Range<u64>> {
+        let section = EhFrame::new(&self.eh_frame.0, LittleEndian);
+        let fde = self.fde(&section, address)?;
+        let start = fde.initial_address();
+        Some(start..start.checked_add(fde.len())?)
+    }
+
+    /// Where all such stretches begin (svma), sorted.
+    pub fn starts(&self) -> Vec<u64> {
+        let mut starts = self.starts_of_table().unwrap_or_else(|| {
+            let section = EhFrame::new(&self.eh_frame.0, LittleEndian);
+            let bases = self.bases();
+            let mut entries = section.entries(&bases);
+            let mut found = Vec::new();
+            while let Ok(Some(entry)) = entries.next() {
+                if let gimli::CieOrFde::Fde(partial) = entry
+                    && let Ok(fde) = partial.parse(EhFrame::cie_from_offset)
+                {
+                    found.push(fde.initial_address());
+                }
+            }
+            found
+        });
+        starts.sort_unstable();
+        starts.dedup();
+        starts
+    }
+
+    fn starts_of_table(&self) -> Option<Vec<u64>> {
+        let (hdr, _) = self.eh_frame_hdr.as_ref()?;
+        let bases = self.bases();
+        let hdr = EhFrameHdr::new(hdr, LittleEndian).parse(&bases, 8).ok()?;
+        let table = hdr.table()?;
+        let mut rows = table.iter(&bases);
+        let mut starts = Vec::new();
+        while let Ok(Some((start, _))) = rows.next() {
+            starts.push(start.direct().ok()?);
+        }
+        Some(starts)
+    }
+
     fn bases(&self) -> BaseAddresses {
         let bases = BaseAddresses::default().set_eh_frame(self.eh_frame.1);
         match &self.eh_frame_hdr {

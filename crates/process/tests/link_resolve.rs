@@ -136,10 +136,14 @@ fn functions_are_found_by_name_position_and_address() {
     assert_eq!(exe.function_range(avma), Some(avma..avma + probe.size));
     let at_end = exe.symbolize(avma + probe.size);
     assert!(at_end.is_none_or(|(name, _)| name != "probe"));
-    let cold = exe.split_bodies("splits");
+    let own = |name: &str| {
+        let found = exe.lookup(name, 0).unwrap();
+        exe.avma(found.svma)..exe.avma(found.svma + found.size)
+    };
+    let cold = exe.split_bodies("splits", own("splits"));
     assert_eq!(cold.len(), 1, "{cold:?}");
     assert_eq!(exe.symbolize(cold[0].start).unwrap().0, "splits.cold");
-    assert!(exe.split_bodies("split").is_empty());
+    assert!(exe.split_bodies("split", own("probe")).is_empty());
 }
 
 #[test]
@@ -157,7 +161,9 @@ fn a_stripped_program_still_has_its_dynamic_symbols() {
     );
     let refused = exe.lookup("static_function", 0).unwrap_err().to_string();
     assert!(refused.contains("stripped"), "{refused}");
-    assert!(exe.split_bodies("splits").is_empty());
+    let splits = exe.lookup("splits", 0).unwrap();
+    let own = exe.avma(splits.svma)..exe.avma(splits.svma + splits.size);
+    assert_eq!(exe.split_bodies("splits", own).len(), 1);
 }
 
 #[test]

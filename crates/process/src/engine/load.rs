@@ -1,12 +1,12 @@
 //! Loading: verify, plan, map, write, and open the transition. Until the one commit that opens it no task can reach
 //! anything of it, and every failure takes back what was mapped.
 
-use super::plan::{Function, Plan};
+use super::plan::{Function, Plan, leaving};
 use super::{Engine, operations::now_ms};
 use crate::arch;
 use crate::error::Error;
 use crate::link::{self, Layout, Resolver};
-use crate::object::{LoadedObject, ObjectError, Objects};
+use crate::object::{LoadedObject, ObjectError, Objects, WaysOut};
 use crate::state::{Image, ImageFunction, Method, Purpose, Region, State};
 use livegraft_model::{PatchId, PatchState, Slot, UniverseId};
 use livegraft_patchfile::{Func, Patch};
@@ -305,7 +305,8 @@ impl Engine {
         let again = |page: u64| pages.iter().any(|&(other, _)| other == page);
         self.state.pages.retain(|&(page, _)| !again(page));
         self.state.pages.extend(pages);
-        let image = self.image(patch, &functions, &linked, base, layout.total_size);
+        let block = base..base.saturating_add(layout.total_size);
+        let image = self.image(patch, &functions, &linked, block, objects);
         self.open_new(name, image, table, &regions)
     }
 
@@ -321,7 +322,11 @@ impl Engine {
         for (function, _) in functions {
             match self.slot_at(function.start) {
                 Some(slot) => known.push(slot),
-                None => fresh.push(function.clone()),
+                None => {
+                    let mut function = function.clone();
+                    function.trace(objects, &self.process.memory);
+                    fresh.push(function);
+                }
             }
         }
         let slots = (self.state.entries.len() + fresh.len()) as u64;
@@ -352,8 +357,8 @@ impl Engine {
         patch: &Patch,
         functions: &[(Function<'_>, &Func)],
         linked: &link::Linked,
-        start: u64,
-        len: u64,
+        block: Range<u64>,
+        objects: &Objects,
     ) -> Image {
         let functions = functions
             .iter()
@@ -364,13 +369,19 @@ impl Engine {
                     Some(code) => arch::last_return_address(body.start, code),
                     None => body.end,
                 };
+                let mut tails: Vec<u64> = bodies
+                    .iter()
+                    .flat_map(|body| arch::tail_targets(body.start, code(body)))
+                    .collect();
+                let ways = self.ways_out_of(linked, &bodies, &tails, objects);
+                tails.extend(&ways.targets);
+                tails.sort_unstable();
+                tails.dedup();
                 Some(ImageFunction {
                     slot: self.slot_at(function.start)?,
                     entry: linked.symbol_avma(func.new_func)?,
-                    tails: bodies
-                        .iter()
-                        .flat_map(|body| arch::tail_targets(body.start, code(body)))
-                        .collect(),
+                    leaving: leaving(&ways),
+                    tails,
                     bodies: bodies
                         .iter()
                         .map(|body| (body.start.saturating_sub(1), last(body)))
@@ -381,8 +392,8 @@ impl Engine {
         Image {
             id: PatchId(0),
             digest: patch.digest,
-            start,
-            len,
+            start: block.start,
+            len: block.end - block.start,
             eh_frames: linked
                 .eh_frames
                 .iter()
@@ -390,6 +401,43 @@ impl Engine {
                 .collect(),
             functions,
         }
+    }
+
+    /// What a replacement's tail jumps pass through: veneers of the patch, and whatever is at the ends of its GOT's words
+    /// and of its own jumps, which are PLT stubs where a function's address is one.
+    fn ways_out_of(
+        &self,
+        linked: &link::Linked,
+        bodies: &[Range<u64>],
+        tails: &[u64],
+        objects: &Objects,
+    ) -> WaysOut {
+        const LARGEST_VENEER: u64 = 8;
+        let word = |at: u64| {
+            let bytes = code_of(linked, &(at..at.checked_add(8)?))?;
+            bytes.try_into().ok().map(u64::from_le_bytes)
+        };
+        let mut ways = WaysOut::default();
+        let mut ends: Vec<u64> = tails.to_vec();
+        for &at in tails {
+            let code = code_of(linked, &(at..at.saturating_add(LARGEST_VENEER)));
+            if let Some((end, slot)) = code.and_then(|code| arch::plt_stub(at, code)) {
+                ways.stubs.push((at, end - 1));
+                ends.extend(word(slot));
+            }
+        }
+        for body in bodies {
+            let flow = code_of(linked, body).map(|code| arch::flow(body.start, code));
+            let words = flow.into_iter().flat_map(|flow| flow.words);
+            ends.extend(words.filter_map(word));
+        }
+        for end in ends {
+            ways.targets.push(end);
+            if let Some(object) = objects.containing(end) {
+                ways.add(object.way_through(end, objects, &self.process.memory));
+            }
+        }
+        ways
     }
 
     /// The point of no return: all is written, now the record says that tasks may reach it.

@@ -4,9 +4,10 @@ use super::edits::{edited_pages, planned};
 use super::{Engine, table_bytes};
 use crate::arch::{self, Edit, NotRedirectable, PAGE, SLOT_BYTES, SWITCH_HEADER, Site};
 use crate::error::Error;
-use crate::object::LoadedObject;
+use crate::memory::Memory;
+use crate::object::{ExitTo, LoadedObject, Objects, TailExit, WaysOut};
 use crate::space::{Space, pages};
-use crate::state::{Entry, Identity, Method, Purpose, Region};
+use crate::state::{Entry, Identity, Leaving, Method, Purpose, Region};
 use livegraft_model::Slot;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -45,6 +46,32 @@ pub(super) struct Function<'a> {
     /// From `BEFORE` bytes before the start (less at the start of the text) to `AFTER` bytes after the end.
     code: Vec<u8>,
     code_at: u64,
+    /// What belongs to it besides; nothing before that is looked for.
+    pub outline: Outline,
+}
+
+/// What belongs to a function besides its own range.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outline {
+    /// Its own range, and the parts that were split off it.
+    bodies: Vec<Range<u64>>,
+    /// How it leaves without a return.
+    exits: Vec<TailExit>,
+    /// What it passes through then.
+    ways: WaysOut,
+}
+
+/// What is passed through, as it is recorded.
+pub(super) fn leaving(ways: &WaysOut) -> Leaving {
+    let ranges = |list: &[(u64, u64)]| {
+        list.iter()
+            .map(|&(first, last)| (first.saturating_sub(1), last))
+            .collect()
+    };
+    Leaving {
+        stubs: ranges(&ways.stubs),
+        resolvers: ranges(&ways.resolvers),
+    }
 }
 
 impl<'a> Function<'a> {
@@ -76,7 +103,40 @@ impl<'a> Function<'a> {
             size,
             code,
             code_at: from,
+            outline: Outline::default(),
         })
+    }
+
+    /// Looks for its parts and its tail exits.
+    pub fn trace(&mut self, objects: &Objects, memory: &Memory) {
+        let own = self.start..self.start.saturating_add(self.size);
+        let parts = self.object.split_bodies(&self.name, own.clone());
+        let bodies: Vec<Range<u64>> = std::iter::once(own).chain(parts).collect();
+        let exits = self.object.tail_exits(&bodies);
+        let ways = self.object.ways_out(&exits, objects, memory);
+        self.outline = Outline {
+            bodies,
+            exits,
+            ways,
+        };
+    }
+
+    fn parts(&self) -> &[Range<u64>] {
+        self.outline.bodies.get(1..).unwrap_or_default()
+    }
+
+    /// Where it jumps to outside of itself, in the end.
+    fn tails(&self) -> Vec<u64> {
+        let direct = self.outline.exits.iter().filter_map(|exit| match exit.to {
+            ExitTo::Code(at) => Some(at),
+            _ => None,
+        });
+        let mut tails: Vec<u64> = direct
+            .chain(self.outline.ways.targets.iter().copied())
+            .collect();
+        tails.sort_unstable();
+        tails.dedup();
+        tails
     }
 
     /// The function's own bytes.
@@ -377,14 +437,8 @@ impl Engine {
             ),
             (chunk.continuation - 1, last),
         ];
-        let mut tails = arch::tail_targets(function.start, function.body());
-        for body in function.object.split_bodies(&function.name) {
-            let code = function.object.code(body.clone());
-            tails.extend(
-                code.iter()
-                    .flat_map(|code| arch::tail_targets(body.start, code)),
-            );
-            let last = code.map_or(body.end, |code| {
+        for body in function.parts() {
+            let last = function.object.code(body.clone()).map_or(body.end, |code| {
                 arch::last_return_address(body.start, &code)
             });
             bodies.push((body.start.saturating_sub(1), last));
@@ -402,7 +456,8 @@ impl Engine {
             continuation: chunk.continuation,
             thunk: chunk.thunk,
             bodies,
-            tails,
+            tails: function.tails(),
+            leaving: leaving(&function.outline.ways),
             counts_on: Vec::new(),
             identity: Identity {
                 at: identity_at,

@@ -8,7 +8,7 @@ use super::{Engine, table_bytes};
 use crate::arch::{self, PAGE, SWITCH_HEADER, SwitchHeader};
 use crate::error::Error;
 use crate::stack::{CodeRange, Ranges};
-use crate::state::{Purpose, Region};
+use crate::state::{Leaving, Purpose, Region};
 use livegraft_model::{Slot, Standing, UniverseId, Version};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,8 +16,15 @@ use std::io;
 const MAGIC: u64 = 0x6c69_7665_6772_6166;
 const ALIGN: u64 = 64;
 
-/// A version's ranges (after, last), and where it jumps to outside of itself.
-type Code<'a> = (&'a [(u64, u64)], &'a [u64]);
+/// The code of a version.
+struct Code<'a> {
+    /// Its ranges (after, last).
+    bodies: &'a [(u64, u64)],
+    /// Where it jumps to outside of itself.
+    tails: &'a [u64],
+    /// What it passes through on the way.
+    leaving: &'a Leaving,
+}
 
 /// How far each pool region is handed out, by its first address; none when it is not known yet.
 pub(super) type Cursor = BTreeMap<u64, u64>;
@@ -198,21 +205,27 @@ impl Engine {
 
     /// The ranges of a version.
     pub(super) fn bodies(&self, slot: Slot, version: Version) -> &[(u64, u64)] {
-        self.code_of(slot, version)
-            .map_or(&[], |(bodies, _)| bodies)
+        self.code_of(slot, version).map_or(&[], |code| code.bodies)
     }
 
-    /// The ranges of a version, and where it jumps to outside of itself.
     fn code_of(&self, slot: Slot, version: Version) -> Option<Code<'_>> {
         match version {
             Version::Original => {
                 let entry = self.state.entry(slot)?;
-                Some((&entry.bodies, &entry.tails))
+                Some(Code {
+                    bodies: &entry.bodies,
+                    tails: &entry.tails,
+                    leaving: &entry.leaving,
+                })
             }
             Version::Patched(patch) => {
                 let functions = &self.state.image(patch)?.functions;
                 let function = functions.iter().find(|function| function.slot == slot)?;
-                Some((&function.bodies, &function.tails))
+                Some(Code {
+                    bodies: &function.bodies,
+                    tails: &function.tails,
+                    leaving: &function.leaving,
+                })
             }
         }
     }
@@ -224,7 +237,7 @@ impl Engine {
         let code = replaced
             .iter()
             .filter_map(|&(slot, version)| self.code_of(slot, version));
-        let jumps: BTreeSet<u64> = code.flat_map(|(_, tails)| tails).copied().collect();
+        let jumps: BTreeSet<u64> = code.flat_map(|code| code.tails).copied().collect();
         replaced
             .iter()
             .map(|&(slot, _)| slot)
@@ -235,7 +248,7 @@ impl Engine {
             .collect()
     }
 
-    /// Code in which a task is on its way into one of those.
+    /// Code in which a task is on its way into one of those, or out of a replaced version by way of the PLT.
     pub(super) fn entering_ranges(&self, from: UniverseId, to: UniverseId) -> Ranges {
         let mut ranges = Vec::new();
         for slot in self.entered_by_jumps(from, to) {
@@ -255,6 +268,11 @@ impl Engine {
                 version: Version::Original,
             }));
         }
+        for (slot, version) in self.live(from, to) {
+            let code = self.code_of(slot, version);
+            let stubs = code.map(|code| code.leaving.stubs.as_slice());
+            ranges.extend(named(stubs.unwrap_or_default(), slot, version));
+        }
         Ranges::new(ranges)
     }
 
@@ -267,19 +285,10 @@ impl Engine {
         with_handlers: bool,
     ) -> Ranges {
         let mut ranges = Vec::new();
-        for (slot, version) in self.state.model.replaced(from, to) {
-            // Code that is not there any more holds nobody; something else may be in its place.
-            if version == Version::Original && self.gone.contains(&slot) {
-                continue;
-            }
-            let bodies = self.code_of(slot, version).map(|(bodies, _)| bodies);
-            for &(after, last) in bodies.unwrap_or_default() {
-                ranges.push(CodeRange {
-                    after,
-                    last,
-                    slot,
-                    version,
-                });
+        for (slot, version) in self.live(from, to) {
+            if let Some(code) = self.code_of(slot, version) {
+                ranges.extend(named(code.bodies, slot, version));
+                ranges.extend(named(&code.leaving.resolvers, slot, version));
             }
         }
         if with_handlers {
@@ -288,6 +297,15 @@ impl Engine {
             }
         }
         Ranges::new(ranges)
+    }
+
+    /// The versions that a move replaces. Code that is not there any more holds nobody; something else may be in its
+    /// place.
+    fn live(&self, from: UniverseId, to: UniverseId) -> Vec<(Slot, Version)> {
+        let mut replaced = self.state.model.replaced(from, to);
+        replaced
+            .retain(|(slot, version)| *version != Version::Original || !self.gone.contains(slot));
+        replaced
     }
 
     /// The code of the self-switch: the stub and the thunks.
@@ -313,6 +331,16 @@ fn magic_of(cell: u64) -> u64 {
 fn used(bytes: &[u8]) -> usize {
     let last = bytes.chunks_exact(8).rposition(|word| word != [0; 8]);
     last.map_or(0, |last| (last + 1) * 8)
+}
+
+/// Ranges (after, last) that count as code of a version.
+fn named(ranges: &[(u64, u64)], slot: Slot, version: Version) -> impl Iterator<Item = CodeRange> {
+    ranges.iter().map(move |&(after, last)| CodeRange {
+        after,
+        last,
+        slot,
+        version,
+    })
 }
 
 /// Code from its first to its last address that is no version of anything.

@@ -21,6 +21,10 @@ pub(crate) struct Dynamic {
     pub versions: Option<u64>,
     pub rela: Option<(u64, u64)>,
     pub plt_rela: Option<(u64, u64)>,
+    /// Relative relocations as a bitmap.
+    pub relr: Option<(u64, u64)>,
+    /// The GOT of the PLT: its third word leads to the loader's resolver.
+    pub plt_got: Option<u64>,
     pub needed: Vec<String>,
     pub soname: Option<String>,
     /// The object looks into itself first (-Bsymbolic).
@@ -45,6 +49,7 @@ impl Dynamic {
         let mut needed = Vec::new();
         let (mut soname, mut rela, mut rela_size) = (None, None, 0);
         let (mut plt, mut plt_size) = (None, 0);
+        let (mut relr, mut relr_size) = (None, 0);
         let mut word = segment.svma.saturating_add(8);
         for entry in bytes.chunks_exact(16) {
             let (tag, value) = (
@@ -55,6 +60,7 @@ impl Dynamic {
                 0 => break,
                 1 => needed.push(value),
                 2 => plt_size = value,
+                3 => dynamic.plt_got = Some(value),
                 4 => dynamic.hash = Some(value),
                 5 => dynamic.strings = Some(value),
                 6 => dynamic.symbols = Some(value),
@@ -66,6 +72,8 @@ impl Dynamic {
                 21 => dynamic.debug_word = Some(word),
                 23 => plt = Some(value),
                 30 => dynamic.symbolic |= value & 2 != 0,
+                35 => relr_size = value,
+                36 => relr = Some(value),
                 0x6fff_fef5 => dynamic.gnu_hash = Some(value),
                 0x6fff_fff0 => dynamic.versions = Some(value),
                 _ => {}
@@ -74,6 +82,7 @@ impl Dynamic {
         }
         dynamic.rela = rela.map(|at| (at, rela_size));
         dynamic.plt_rela = plt.map(|at| (at, plt_size));
+        dynamic.relr = relr.map(|at| (at, relr_size));
         dynamic.soname = soname.and_then(|at| dynamic.string(elf, at));
         dynamic.needed = needed
             .iter()
@@ -196,6 +205,47 @@ pub(crate) struct Slot {
     pub addend: i64,
 }
 
+/// Words of data that hold addresses of this object itself, as (where, address), sorted: what RELATIVE and IRELATIVE
+/// relocations say, and the packed relative ones.
+pub(crate) fn relative_words(elf: &ElfFile, dynamic: &Dynamic) -> Vec<(u64, u64)> {
+    let what = "the dynamic relocations";
+    let mut words = Vec::new();
+    for (svma, size) in [dynamic.rela, dynamic.plt_rela].into_iter().flatten() {
+        let bytes = elf.read_svma(svma, size, what).unwrap_or_default();
+        for raw in bytes.chunks_exact(24) {
+            if let (Some(at), Some(8 | 37), Some(addend)) =
+                (u64_at(raw, 0), u32_at(raw, 8), u64_at(raw, 16))
+            {
+                words.push((at, addend));
+            }
+        }
+    }
+    if let Some((svma, size)) = dynamic.relr {
+        let bytes = elf.read_svma(svma, size, what).unwrap_or_default();
+        let at = relr_places(bytes.chunks_exact(8).filter_map(|raw| u64_at(raw, 0)));
+        let held = |at: u64| u64_at(&elf.read_svma(at, 8, what).ok()?, 0);
+        words.extend(at.into_iter().filter_map(|at| Some((at, held(at)?))));
+    }
+    words.sort_unstable();
+    words
+}
+
+/// The places of DT_RELR: an even entry is an address, an odd one a bitmap of the 63 words behind the last.
+fn relr_places(entries: impl Iterator<Item = u64>) -> Vec<u64> {
+    let (mut places, mut next) = (Vec::new(), 0_u64);
+    for entry in entries {
+        if entry & 1 == 0 {
+            places.push(entry);
+            next = entry.wrapping_add(8);
+            continue;
+        }
+        let words = (1..64).filter(|bit| entry >> bit & 1 == 1);
+        places.extend(words.map(|bit| next.wrapping_add(8 * (bit - 1))));
+        next = next.wrapping_add(63 * 8);
+    }
+    places
+}
+
 /// All slots of an object, sorted by symbol.
 pub(crate) fn read_slots(elf: &ElfFile, dynamic: &Dynamic) -> Result<Vec<Slot>, ObjectError> {
     let mut tables: Vec<(u64, u64)> = Vec::new();
@@ -246,4 +296,15 @@ pub(crate) fn read_slots(elf: &ElfFile, dynamic: &Dynamic) -> Result<Vec<Slot>, 
     }
     slots.sort_by_key(|slot| slot.symbol);
     Ok(slots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::relr_places;
+
+    #[test]
+    fn packed_relative_relocations_are_unpacked() {
+        let places = relr_places([0x1000, 0b1011, 0x9, 0x3000].into_iter());
+        assert_eq!(places, [0x1000, 0x1008, 0x1018, 0x1210, 0x3000]);
+    }
 }

@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::dynamic::{Dynamic, Slot, read_slots};
+use super::dynamic::{Dynamic, Slot, read_slots, relative_words};
 use super::file::{ElfFile, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD, PT_NOTE, SHT_SYMTAB};
 use super::raw::string_at;
+use super::references::{Frames, References};
 use super::symbols::{Symbol, SymbolKind, SymbolTable};
 use super::{ObjectError, PAGE, hazards};
 use crate::unwind::Module;
@@ -31,6 +32,9 @@ pub struct LoadedObject {
     pub(super) symtab: OnceLock<Option<SymbolTable>>,
     pub(super) dynsym: OnceLock<Option<SymbolTable>>,
     pub(super) slots: OnceLock<Vec<Slot>>,
+    pub(super) frames: OnceLock<Option<Frames>>,
+    pub(super) references: OnceLock<Option<References>>,
+    pub(super) relative_words: OnceLock<Vec<(u64, u64)>>,
 }
 
 /// A symbol that a lookup found.
@@ -263,23 +267,6 @@ impl LoadedObject {
         Err(none())
     }
 
-    /// The ranges (avma) of the parts that the compiler split off a function: `NAME.cold`, `NAME.part.N` and what is
-    /// split off those. All of that name: which of several static functions `NAME` they belong to is not recorded.
-    pub fn split_bodies(&self, name: &str) -> Vec<Range<u64>> {
-        let Some(table) = self.symtab() else {
-            return Vec::new();
-        };
-        let bodies = table
-            .iter()
-            .filter(|s| s.defined && s.size > 0 && is_split_body(s.name, name.as_bytes()));
-        let mut ranges: Vec<Range<u64>> = bodies
-            .map(|s| self.avma(s.svma)..self.avma(s.svma.saturating_add(s.size)))
-            .collect();
-        ranges.sort_by_key(|range| range.start);
-        ranges.dedup();
-        ranges
-    }
-
     /// The function that contains an address and the offset in it, as far as the symbol tables know.
     pub fn symbolize(&self, avma: u64) -> Option<(String, u64)> {
         let svma = self.svma(avma);
@@ -357,6 +344,24 @@ impl LoadedObject {
     pub(crate) fn slots(&self) -> &[Slot] {
         self.slots
             .get_or_init(|| read_slots(&self.elf, &self.dynamic).unwrap_or_default())
+    }
+
+    /// Its call frame information, read once.
+    pub(super) fn frames(&self) -> Option<&Frames> {
+        let frames = self.frames.get_or_init(|| Frames::read(self));
+        frames.as_ref()
+    }
+
+    /// Who refers to what in it: all of its code is read for that, once.
+    pub(super) fn references(&self) -> Option<&References> {
+        let read = || Some(References::read(self, self.frames()?));
+        self.references.get_or_init(read).as_ref()
+    }
+
+    /// Words that hold addresses of its own, sorted, as (svma, svma).
+    pub(super) fn relative_words(&self) -> &[(u64, u64)] {
+        let read = || relative_words(&self.elf, &self.dynamic);
+        self.relative_words.get_or_init(read)
     }
 
     pub(crate) fn dynsym(&self) -> Option<&SymbolTable> {

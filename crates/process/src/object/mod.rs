@@ -9,7 +9,9 @@ mod file;
 mod hazards;
 mod loaded;
 mod maps;
+mod parts;
 pub(crate) mod raw;
+mod references;
 mod symbols;
 
 use std::io;
@@ -24,6 +26,7 @@ pub(crate) use file::{PT_LOAD, PT_TLS};
 pub(crate) use loaded::is_split_body;
 pub use loaded::{Found, LoadedObject};
 pub use maps::{Mapping, read_mappings};
+pub use parts::{ExitTo, TailExit, WaysOut};
 pub(crate) use symbols::Symbol;
 pub use symbols::SymbolKind;
 
@@ -216,6 +219,9 @@ fn read_file(
             symtab: OnceLock::new(),
             dynsym: OnceLock::new(),
             slots: OnceLock::new(),
+            frames: OnceLock::new(),
+            references: OnceLock::new(),
+            relative_words: OnceLock::new(),
         });
     }
     Ok(())
@@ -372,11 +378,17 @@ mod tests {
             symtab: OnceLock::new(),
             dynsym: OnceLock::new(),
             slots: OnceLock::new(),
+            frames: OnceLock::new(),
+            references: OnceLock::new(),
+            relative_words: OnceLock::new(),
         };
         let _ = (
             object.lookup("main", 0),
             object.lookup("f", 3),
-            object.split_bodies("f"),
+            object.split_bodies("f", 0x1000_1000..0x1000_2000),
+            object.tail_exits(std::slice::from_ref(&(0x1000_1000..0x1000_2000))),
+            object.parts_by_branches(0x1000_1000..0x1000_2000),
+            object.functions(),
         );
         let _ = (
             object.symbolize(0x1000_1234),

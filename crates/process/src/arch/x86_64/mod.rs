@@ -2,6 +2,7 @@
 
 mod code;
 mod entry;
+mod flow;
 mod frame;
 mod syscall;
 
@@ -13,6 +14,7 @@ pub use entry::{
     CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, last_return_address, pun_edit,
     pun_target, rendezvous_edit, skip_endbr, swap_edits, tail_targets,
 };
+pub use flow::{Flow, flow, lazy_stub, plt_stub, references, refers};
 pub use frame::{RESTORER, SYSCALL_GADGET, alternate_stack, frame, uses_amx};
 pub use syscall::{
     EINTR_REPAIR, GS_BASE, RAX, at_restartable_call, dwarf_registers, is_64_bit,
