@@ -18,7 +18,7 @@ pub mod target;
 pub use cli::{Outcome, livegraft};
 pub use compile::{compile_patch, compile_patch_as, compile_target};
 pub use plan::{Build, Plan};
-pub use sys::{Tracer, Uprobe, bare_visit, kill, killpg, raise_open_files};
+pub use sys::{Tracer, Uprobe, bare_visit, kill, killpg, raise_open_files, walk_and_stop};
 pub use target::Target;
 
 use std::io::Write;

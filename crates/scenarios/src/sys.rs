@@ -97,6 +97,38 @@ pub fn bare_visit(tid: i32) -> io::Result<u64> {
     Ok(unsafe { registers.assume_init() }.gs_base)
 }
 
+/// Executes one instruction of a task after the other until `there` says of its program counter that it is there, and
+/// lets go of it with its process stopped by SIGSTOP. `begin` is called once the task stands still.
+pub fn walk_and_stop(
+    tid: i32,
+    begin: &mut dyn FnMut(),
+    there: &mut dyn FnMut(u64) -> bool,
+) -> io::Result<u64> {
+    const FAR: usize = 200_000;
+    ptrace(libc::PTRACE_SEIZE, tid, null_mut())?;
+    ptrace(libc::PTRACE_INTERRUPT, tid, null_mut())?;
+    wait_for_stop(tid)?;
+    begin();
+    let mut registers = MaybeUninit::<libc::user_regs_struct>::uninit();
+    for _ in 0..FAR {
+        ptrace(libc::PTRACE_SINGLESTEP, tid, null_mut())?;
+        wait_for_stop(tid)?;
+        ptrace(libc::PTRACE_GETREGS, tid, registers.as_mut_ptr().cast())?;
+        // SAFETY: PTRACE_GETREGS has filled it.
+        let rip = unsafe { registers.assume_init() }.rip;
+        if there(rip) {
+            ptrace(
+                libc::PTRACE_DETACH,
+                tid,
+                libc::SIGSTOP as usize as *mut libc::c_void,
+            )?;
+            return Ok(rip);
+        }
+    }
+    ptrace(libc::PTRACE_DETACH, tid, null_mut())?;
+    Err(io::Error::other("the task did not come there"))
+}
+
 /// Somebody else's tracer: attached, and doing nothing. Must be dropped by the thread that made it.
 #[derive(Debug)]
 pub struct Tracer(i32);
