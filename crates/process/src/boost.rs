@@ -14,6 +14,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+/// The real-time priority that is lent (SCHED_FIFO).
+pub const LENT: i32 = 1;
 /// No loan lasts longer.
 const LONGEST: Duration = Duration::from_millis(100);
 
@@ -81,7 +83,7 @@ impl Booster {
             .name("livegraft-boost".to_owned())
             .spawn(move || {
                 let _ = its_thread.set(sys::own_tid());
-                if !sys::run_first(true) {
+                if !sys::run_first(Some(LENT)) {
                     return;
                 }
                 for (tid, number) in incoming {

@@ -318,13 +318,12 @@ pub fn boot_ticks() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * per_second + nanos / (1_000_000_000 / per_second)
 }
 
-/// Lets this thread run before all ordinary ones (SCHED_FIFO), or as before: while a task stands still for us, nobody
-/// else's time slice may come between. `false` when we may not.
-pub fn run_first(first: bool) -> bool {
-    let (policy, priority) = if first {
-        (libc::SCHED_FIFO, 1)
-    } else {
-        (libc::SCHED_OTHER, 0)
+/// Lets this thread run before all ordinary ones, with a real-time priority (SCHED_FIFO), or as before: while a task
+/// stands still for us, nobody else's time slice may come between. `false` when we may not.
+pub fn run_first(priority: Option<i32>) -> bool {
+    let (policy, priority) = match priority {
+        Some(priority) => (libc::SCHED_FIFO, priority),
+        None => (libc::SCHED_OTHER, 0),
     };
     let param = libc::sched_param {
         sched_priority: priority,

@@ -2,7 +2,7 @@
 //! task stops at every signal it receives.
 
 use crate::arch;
-use crate::boost::{Booster, Loan};
+use crate::boost::{self, Booster, Loan};
 use crate::process::{Stat, Task};
 use crate::sys::{self, Registers, Stop, Tid};
 use std::cell::{Cell, OnceCell};
@@ -133,6 +133,8 @@ impl Tracer {
             }
         }
         let seen = Instant::now();
+        // Before it can run again: with our priority, in a loop, it would keep its processor for itself.
+        drop(loan);
         let Ok(mut regs) = sys::registers(tid) else {
             self.forget(tid);
             return Stopping::Gone;
@@ -155,7 +157,7 @@ impl Tracer {
             repair,
             since: seen,
             booster: self.booster.clone(),
-            loan,
+            loan: None,
             _hurry: hurry,
         }))
     }
@@ -203,20 +205,23 @@ impl Tracer {
     }
 }
 
+/// Above what is lent: nobody whom we have lent our priority keeps us from running.
+const FIRST: i32 = boost::LENT + 1;
+
 /// Runs this thread before ordinary ones until dropped.
 #[derive(Debug)]
 struct Hurry;
 
 impl Hurry {
     fn begin() -> Hurry {
-        sys::run_first(true);
+        sys::run_first(Some(FIRST));
         Hurry
     }
 }
 
 impl Drop for Hurry {
     fn drop(&mut self) {
-        sys::run_first(false);
+        sys::run_first(None);
     }
 }
 
@@ -273,12 +278,11 @@ impl Drop for Stopped {
         if self.repair {
             let _ = sys::set_register(self.tid, arch::RAX, self.regs.rax);
         }
-        // It goes on first: to take a loan back can take a moment.
+        self.loan = None;
         let _ = sys::detach(self.tid);
         self.standing.set(self.standing.get().saturating_sub(1));
         let mut cost = self.cost.get();
         cost.longest_stop = cost.longest_stop.max(self.since.elapsed());
         self.cost.set(cost);
-        self.loan = None;
     }
 }
