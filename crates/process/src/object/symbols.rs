@@ -140,16 +140,34 @@ impl SymbolTable {
             keys
         });
         let end = index.partition_point(|&(start, _)| start <= svma);
-        // Aliases start at the same address; a short function can lie in front of the one that contains svma.
-        index
-            .get(..end)?
-            .iter()
-            .rev()
-            .take(16)
-            .find_map(|&(start, at)| {
-                let symbol = self.get(at)?;
-                (svma.checked_sub(start)? < symbol.size).then_some(symbol)
-            })
+        let mut before = index.get(..end)?.iter().rev().take(64);
+        // A short function can lie in front of the one that contains svma.
+        let containing = |&(start, at): &(u64, u32)| {
+            let symbol = self.get(at)?;
+            (svma.checked_sub(start)? < symbol.size).then_some(symbol)
+        };
+        let first = before.find_map(containing)?;
+        // Those that start at the same address are other names of it.
+        let aliases = before
+            .take_while(|(start, _)| *start == first.svma)
+            .filter_map(containing);
+        aliases.chain([first]).min_by_key(Symbol::rank)
+    }
+}
+
+impl Symbol<'_> {
+    /// Among several names of one address the least is the one to show: what others call it by, the name of today, and
+    /// the one that its author would say (`read` rather than `__GI___read`).
+    fn rank(&self) -> (bool, bool, bool, usize, usize, u32) {
+        let underscores = self.name.iter().take_while(|&&byte| byte == b'_').count();
+        (
+            self.name.starts_with(b".L"),
+            self.local,
+            self.old_version,
+            underscores,
+            self.name.len(),
+            self.index,
+        )
     }
 }
 
