@@ -72,7 +72,8 @@ const LARGEST_CERTAIN: u64 = 1024;
 /// A stack, innermost frame first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stack {
-    /// The frames, as far as the information goes.
+    /// The frames, as far as the information goes. Where it does not reach the outermost one, the last is that of whose
+    /// caller nothing is known.
     pub frames: Vec<Frame>,
     /// The last one is the outermost: its caller is said to be undefined.
     pub complete: bool,
@@ -128,6 +129,9 @@ impl Unwinder {
         let mut interrupted = true;
         while stack.frames.len() < limit {
             let Some(low) = registers[RSP] else { break };
+            if pc == 0 && !interrupted {
+                break; // how old code marks its outermost frame, but nothing says so
+            }
             let mut frame = Frame {
                 pc,
                 interrupted,
@@ -136,10 +140,9 @@ impl Unwinder {
                 high: low,
                 return_slot: None,
             };
-            let Some(caller) = self.step(&mut frame, &registers, read) else {
-                break;
-            };
+            let caller = self.step(&mut frame, &registers, read);
             stack.frames.push(frame);
+            let Some(caller) = caller else { break };
             let Some(address) = caller.pc else {
                 stack.complete = true;
                 break;
@@ -191,18 +194,10 @@ impl Module {
     /// Where all such stretches begin (svma), sorted.
     pub fn starts(&self) -> Vec<u64> {
         let mut starts = self.starts_of_table().unwrap_or_else(|| {
-            let section = EhFrame::new(&self.eh_frame.0, LittleEndian);
-            let bases = self.bases();
-            let mut entries = section.entries(&bases);
-            let mut found = Vec::new();
-            while let Ok(Some(entry)) = entries.next() {
-                if let gimli::CieOrFde::Fde(partial) = entry
-                    && let Ok(fde) = partial.parse(EhFrame::cie_from_offset)
-                {
-                    found.push(fde.initial_address());
-                }
-            }
-            found
+            let parts = self.parts().into_iter();
+            parts
+                .map(|part| part.start.wrapping_sub(self.bias))
+                .collect()
         });
         starts.sort_unstable();
         starts.dedup();
@@ -220,6 +215,24 @@ impl Module {
             starts.push(start.direct().ok()?);
         }
         Some(starts)
+    }
+
+    /// What it has information for, which is one function or a part of one each.
+    pub fn parts(&self) -> Vec<Range<u64>> {
+        let section = EhFrame::new(&self.eh_frame.0, LittleEndian);
+        let bases = self.bases();
+        let mut entries = section.entries(&bases);
+        let mut parts = Vec::new();
+        while let Ok(Some(entry)) = entries.next() {
+            let gimli::CieOrFde::Fde(partial) = entry else {
+                continue;
+            };
+            if let Ok(fde) = partial.parse(EhFrame::cie_from_offset) {
+                let start = fde.initial_address().wrapping_add(self.bias);
+                parts.push(start..start.saturating_add(fde.len()));
+            }
+        }
+        parts
     }
 
     fn bases(&self) -> BaseAddresses {
