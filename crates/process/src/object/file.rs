@@ -1,5 +1,6 @@
 //! An ELF file that is read piece by piece, each piece bounded and checked: files are untrusted, and large.
 
+use object::read::{CompressedData, CompressionFormat};
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -28,6 +29,7 @@ pub(crate) const SHT_NOTE: u32 = 7;
 pub(crate) const SHT_NOBITS: u32 = 8;
 pub(crate) const SHT_DYNSYM: u32 = 11;
 pub(crate) const SHF_ALLOC: u64 = 2;
+const SHF_COMPRESSED: u64 = 0x800;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
 const EM_X86_64: u16 = 62;
@@ -307,6 +309,29 @@ impl ElfFile {
             return Ok(Vec::new());
         }
         self.read(section.offset, section.size, what)
+    }
+
+    /// A section's contents, decompressed if need be, if they have at most `limit` bytes.
+    pub fn uncompressed(&self, section: &Section, limit: u64) -> Option<Vec<u8>> {
+        const HEADER: usize = 24;
+        if section.size > limit {
+            return None;
+        }
+        let bytes = self.section_data(section, "a section").ok()?;
+        if section.flags & SHF_COMPRESSED == 0 {
+            return Some(bytes);
+        }
+        let format = match u32_at(&bytes, 0)? {
+            1 => CompressionFormat::Zlib,
+            2 => CompressionFormat::Zstandard,
+            _ => return None,
+        };
+        let compressed = CompressedData {
+            format,
+            data: bytes.get(HEADER..)?,
+            uncompressed_size: u64_at(&bytes, 8).filter(|&size| size <= limit)?,
+        };
+        Some(compressed.decompress().ok()?.into_owned())
     }
 
     /// All notes as (name without NUL, type, description); unreadable ones are left out.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::dynamic::{Dynamic, Slot, read_slots, relative_words};
-use super::file::{ElfFile, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD, PT_NOTE, SHT_SYMTAB};
+use super::file::{ElfFile, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD, PT_NOTE, SHT_NOBITS, SHT_SYMTAB};
 use super::raw::string_at;
 use super::references::{Frames, References};
 use super::symbols::{Symbol, SymbolKind, SymbolTable};
@@ -267,17 +267,65 @@ impl LoadedObject {
         Err(none())
     }
 
-    /// The function that contains an address and the offset in it, as far as the symbol tables know.
+    /// The function that contains an address and the offset in it, as far as the symbol tables know; `puts@plt` for
+    /// the stub through which `puts` is called.
     pub fn symbolize(&self, avma: u64) -> Option<(String, u64)> {
         let svma = self.svma(avma);
-        [self.symtab(), self.dynsym()]
+        let named = [self.symtab(), self.dynsym()]
             .into_iter()
             .flatten()
             .find_map(|table| {
                 let symbol = table.function_at(svma)?;
                 let name = String::from_utf8_lossy(symbol.name).into_owned();
                 Some((name, svma.checked_sub(symbol.svma)?))
-            })
+            });
+        named.or_else(|| self.plt_stub(svma))
+    }
+
+    /// A stub jumps through a word that the dynamic loader fills in (x86-64 psABI, 5.2): that says whose it is.
+    fn plt_stub(&self, svma: u64) -> Option<(String, u64)> {
+        [16, 8].into_iter().find_map(|size: u64| {
+            let start = svma & !(size - 1);
+            let code = self.code(self.avma(start)..self.avma(start.checked_add(size)?))?;
+            // [endbr64] [bnd] jmp *displacement(%rip)
+            let code = code.strip_prefix(b"\xf3\x0f\x1e\xfa").unwrap_or(&code);
+            let code = code.strip_prefix(b"\xf2").unwrap_or(code);
+            let displacement = code.strip_prefix(b"\xff\x25")?.first_chunk::<4>()?;
+            let next = start
+                .checked_add(size)?
+                .checked_sub(u64::try_from(code.len().checked_sub(6)?).ok()?)?;
+            let word = next.wrapping_add_signed(i64::from(i32::from_le_bytes(*displacement)));
+            let slot = self.slots().iter().find(|slot| slot.svma == word)?;
+            let symbol = self.dynsym()?.get(slot.symbol)?;
+            let name = String::from_utf8_lossy(symbol.name);
+            let named = slot.symbol != 0 && !name.is_empty();
+            named.then(|| Some((format!("{name}@plt"), svma.checked_sub(start)?)))?
+        })
+    }
+
+    /// Reads the sections of the DWARF by name: the file's own, else its separate debug file's. `None` where neither
+    /// has any. A section that is not there, or would be larger than what is left of `room`, is empty.
+    pub(crate) fn debug_sections<'a>(
+        &'a self,
+        room: &'a mut u64,
+    ) -> Option<impl FnMut(&'static str) -> Vec<u8> + 'a> {
+        let separate = || self.debug_file().filter(has_debug_info);
+        let separate = if has_debug_info(&self.elf) {
+            None
+        } else {
+            Some(separate()?)
+        };
+        Some(move |name: &'static str| {
+            let elf = separate.as_ref().unwrap_or(&self.elf);
+            let sections = elf.sections().iter();
+            let section = sections
+                .filter(|section| section.name == name)
+                .max_by_key(|s| s.size);
+            let bytes = section.and_then(|section| elf.uncompressed(section, *room));
+            let bytes = bytes.unwrap_or_default();
+            *room = room.saturating_sub(bytes.len() as u64);
+            bytes
+        })
     }
 
     /// The exact range (avma) of the function whose symbol contains an address.
@@ -388,6 +436,11 @@ impl LoadedObject {
                 (elf.build_id() == self.build_id).then_some(elf)
             })
     }
+}
+
+fn has_debug_info(elf: &ElfFile) -> bool {
+    let mut sections = elf.sections().iter();
+    sections.any(|s| s.name == ".debug_info" && s.kind != SHT_NOBITS && s.size > 0)
 }
 
 fn is_visible(symbol: &Symbol<'_>) -> bool {

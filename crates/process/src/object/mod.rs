@@ -340,11 +340,9 @@ mod tests {
     use super::dynamic::read_slots;
     use super::*;
 
-    /// Everything that reads a file, on a file with damaged bytes: errors are fine, a panic or an endless loop is not.
-    fn exercise(path: &Path) {
-        let Ok(elf) = ElfFile::open(path, path) else {
-            return;
-        };
+    /// A file as if it were loaded at 0x1000_0000.
+    fn loaded(path: &Path) -> Option<LoadedObject> {
+        let elf = ElfFile::open(path, path).ok()?;
         let mapping = Mapping {
             start: 0x1000_0000,
             end: 0x2000_0000,
@@ -358,17 +356,13 @@ mod tests {
             path: None,
             deleted: false,
         };
-        let maps = [mapping.clone()];
-        let _ = placement(&elf, &mapping, &maps);
-        let Ok(dynamic) = Dynamic::read(&elf) else {
-            return;
-        };
+        let _ = placement(&elf, &mapping, std::slice::from_ref(&mapping));
+        let dynamic = Dynamic::read(&elf).ok()?;
         let _ = read_slots(&elf, &dynamic);
-        let build_id = elf.build_id();
-        let object = LoadedObject {
+        Some(LoadedObject {
             name: "damaged".into(),
             path: path.to_path_buf(),
-            build_id,
+            build_id: elf.build_id(),
             bias: 0x1000_0000,
             span: 0..u64::MAX,
             is_executable: false,
@@ -381,7 +375,18 @@ mod tests {
             frames: OnceLock::new(),
             references: OnceLock::new(),
             relative_words: OnceLock::new(),
+        })
+    }
+
+    /// Everything that reads a file, on a file with damaged bytes: errors are fine, a panic or an endless loop is not.
+    fn exercise(path: &Path) {
+        let Some(object) = loaded(path) else {
+            return;
         };
+        let mut room = 1 << 24;
+        if let Some(mut section) = object.debug_sections(&mut room) {
+            let _ = (section(".debug_info"), section(".debug_line"));
+        }
         let _ = (
             object.lookup("main", 0),
             object.lookup("f", 3),
@@ -450,6 +455,42 @@ mod tests {
             }
             std::fs::write(&damaged, &bytes).unwrap();
             exercise(&damaged);
+        }
+    }
+
+    #[test]
+    fn stubs_are_named_by_what_they_lead_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, built) = (dir.path().join("f.c"), dir.path().join("f.so"));
+        let text = "extern int puts(const char *), rand(void);
+                    int f(void) { return puts(\"f\") + rand() + 1; }";
+        std::fs::write(&source, text).unwrap();
+        let kinds: [&[&str]; 3] = [
+            &["-fcf-protection=full", "-Wl,-z,ibtplt"],
+            &["-fcf-protection=none", "-Wl,-z,now"],
+            &["-fcf-protection=none", "-Wl,-z,lazy", "-Wl,-s"],
+        ];
+        for flags in kinds {
+            let mut compiler = std::process::Command::new("gcc");
+            compiler.args(["-shared", "-fPIC", "-O2", "-o"]).arg(&built);
+            let compiled = compiler.args(flags).arg(&source).status();
+            if !compiled.is_ok_and(|status| status.success()) {
+                eprintln!("skipped: no C compiler");
+                return;
+            }
+            let object = loaded(&built).unwrap();
+            let sections = object.elf.sections().iter();
+            let stubs = sections.filter(|section| section.name.starts_with(".plt"));
+            let mut names: Vec<(String, u64)> = stubs
+                .flat_map(|section| (section.svma..section.svma + section.size).step_by(8))
+                .filter_map(|svma| object.symbolize(svma + 0x1000_0000))
+                .filter(|(_, offset)| *offset == 0)
+                .collect();
+            names.sort();
+            names.dedup();
+            let of = |name: &str| (format!("{name}@plt"), 0);
+            assert!(names.contains(&of("puts")), "{flags:?}: {names:?}");
+            assert!(names.contains(&of("rand")), "{flags:?}: {names:?}");
         }
     }
 
