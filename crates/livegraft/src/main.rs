@@ -5,6 +5,7 @@
 mod checked;
 mod commands;
 mod failure;
+mod stack;
 mod view;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -1,10 +1,13 @@
 //! What commands show: plain structures, one JSON document or text for people. The field names are stable.
 
 use crate::checked::Checked;
+use crate::stack::Stack;
 use livegraft_model::{Operation, PatchState};
 use livegraft_patchfile::Info;
 use livegraft_process::engine::{Blocked, Ended, Overview, Report, TaskView, TransitionView};
 use serde::Serialize;
+use std::collections::HashMap;
+use std::collections::hash_map;
 use std::fmt::{self, Write};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -415,7 +418,16 @@ struct StatusTask {
     name: String,
     patch_state: i32,
     universe: u32,
-    blocked: Option<BlockedTask>,
+    blocked: Option<Held>,
+}
+
+/// A task that has not moved, and its stack.
+#[derive(Debug, Serialize)]
+struct Held {
+    #[serde(flatten)]
+    task: BlockedTask,
+    #[serde(flatten)]
+    stack: Stack,
 }
 
 impl Status {
@@ -430,7 +442,10 @@ impl Status {
                     name: task.name.clone(),
                     patch_state: task.patch_state,
                     universe: task.universe,
-                    blocked: task.blocked.as_ref().map(BlockedTask::new),
+                    blocked: task.blocked.as_ref().map(|blocked| Held {
+                        task: BlockedTask::new(blocked),
+                        stack: Stack::new(&task.stack, blocked.address),
+                    }),
                 })
                 .collect(),
             entries_intact: overview.entries.iter().all(|entry| entry.intact),
@@ -460,8 +475,20 @@ impl fmt::Display for Status {
                     "  {} tasks have moved, {left} have not",
                     self.tasks.len() - left
                 )?;
-                for blocked in self.tasks.iter().filter_map(|task| task.blocked.as_ref()) {
-                    writeln!(f, "  {blocked}")?;
+                // Hundreds of workers may wait at the same place; it is shown once.
+                let mut shown: HashMap<String, i32> = HashMap::new();
+                for held in self.tasks.iter().filter_map(|task| task.blocked.as_ref()) {
+                    writeln!(f, "  {}", held.task)?;
+                    match shown.entry(held.stack.to_string()) {
+                        hash_map::Entry::Occupied(same) if !same.key().is_empty() => {
+                            writeln!(f, "        the stack is that of task {}", same.get())?;
+                        }
+                        hash_map::Entry::Occupied(_) => {}
+                        hash_map::Entry::Vacant(new) => {
+                            write!(f, "{}", new.key())?;
+                            new.insert(held.task.tid);
+                        }
+                    }
                 }
             }
         }

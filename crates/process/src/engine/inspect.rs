@@ -1,8 +1,11 @@
 //! Looking without changing: what `list` and `status` show.
 
+use super::transition::Examined;
 use super::{Blocked, Engine};
 use crate::error::Error;
 use crate::state::State;
+use crate::symbolize::NamedStack;
+use crate::unwind::Stack;
 use livegraft_model::{Operation, PatchState, Standing, UniverseId};
 
 /// One patch.
@@ -72,6 +75,8 @@ pub struct TaskView {
     pub universe: u32,
     /// What holds it, when it is not where the transition leads.
     pub blocked: Option<Blocked>,
+    /// Its stack, when it is not where the transition leads.
+    pub stack: NamedStack,
 }
 
 /// What is recorded in a process.
@@ -166,7 +171,8 @@ impl Engine {
         })
     }
 
-    /// Every task, with the stack word that holds it when it has not moved. Stops each task once, one at a time.
+    /// Every task, with the stack word that holds it and its stack when it has not moved. Stops each task once, one at a
+    /// time; names are looked up when all go on.
     ///
     /// # Errors
     /// [`Error::Exited`].
@@ -177,6 +183,7 @@ impl Engine {
             let _ = self.prepare_unwinds();
         }
         let mut views = Vec::new();
+        let mut stacks = Vec::new();
         for task in self.process.tasks()?.tasks {
             let target = open
                 .as_ref()
@@ -187,7 +194,12 @@ impl Engine {
                 }
                 self.examine(task, target)
             });
-            let Some((standing, hit)) = looked else {
+            let Some(Examined {
+                standing,
+                hit,
+                stack,
+            }) = looked
+            else {
                 continue;
             };
             let universe = standing.runs();
@@ -220,9 +232,24 @@ impl Engine {
                 patch_state: patched.unwrap_or(-1),
                 universe,
                 blocked,
+                stack: NamedStack::default(),
             });
+            stacks.push(stack);
         }
         self.tracer.release_late();
+        self.name_stacks(&mut views, &stacks);
         Ok(views)
+    }
+
+    /// Without what is needed to name them, stacks are not shown.
+    fn name_stacks(&self, views: &mut [TaskView], stacks: &[Stack]) {
+        let blocked = |(view, _): &(&mut TaskView, &Stack)| view.blocked.is_some();
+        let mut shown = views.iter_mut().zip(stacks).filter(blocked).peekable();
+        if shown.peek().is_none() {
+            return;
+        }
+        if let Ok(mut symbolizer) = self.symbolizer() {
+            shown.for_each(|(view, stack)| view.stack = symbolizer.name(stack));
+        }
     }
 }

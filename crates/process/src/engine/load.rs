@@ -62,6 +62,11 @@ impl Engine {
     /// The objects of the process, as they are mapped now.
     pub(super) fn objects(&mut self) -> Result<Objects, Error> {
         self.refresh_maps()?;
+        self.mapped_objects()
+    }
+
+    /// The objects of the process, as they were mapped when that was last looked at.
+    pub(super) fn mapped_objects(&self) -> Result<Objects, Error> {
         let pid = self.process.pid;
         Objects::read(&self.process.live(), &self.maps).map_err(|error| match error {
             ObjectError::Is32Bit { .. } => Error::ThirtyTwoBit(pid),

@@ -3,8 +3,9 @@
 use super::Engine;
 use crate::arch;
 use crate::error::Error;
-use crate::object::Objects;
 use crate::stack::{Hit, MOST_HITS};
+use crate::state::{Image, Purpose};
+use crate::symbolize::{Place, Symbolizer};
 use crate::sys::Registers;
 use crate::unwind::{Module, Stack, Unwinder};
 
@@ -19,28 +20,100 @@ impl Engine {
             return Ok(());
         }
         self.refresh_maps()?;
-        let objects = Objects::read(&self.process.live(), &self.maps).map_err(|source| {
-            let object = format!("the objects of process {}", self.process.pid);
-            Error::Object { object, source }
-        })?;
+        let objects = self.mapped_objects()?;
         let mut modules: Vec<Module> = objects.iter().filter_map(|o| o.unwind_info()).collect();
-        for image in &self.state.images {
-            for &(start, end) in &image.eh_frames {
-                let len = usize::try_from(end.saturating_sub(start).min(image.len));
-                let bytes = len.map(|len| self.memory().read_vec(start, len));
-                if let Ok(Ok(bytes)) = bytes {
-                    let code = image.start..image.start.saturating_add(image.len);
-                    modules.push(Module {
-                        code: Vec::from([code]),
-                        bias: 0,
-                        eh_frame: (bytes, start),
-                        eh_frame_hdr: None,
-                    });
-                }
-            }
-        }
+        modules.extend(
+            self.state
+                .images
+                .iter()
+                .flat_map(|image| self.modules_of(image)),
+        );
         self.unwinder = Some(Unwinder::new(modules));
         Ok(())
+    }
+
+    /// The call frame information of a patch.
+    fn modules_of(&self, image: &Image) -> Vec<Module> {
+        let code = image.start..image.start.saturating_add(image.len);
+        let read = |&(start, end): &(u64, u64)| {
+            let len = usize::try_from(end.saturating_sub(start).min(image.len)).ok()?;
+            Some(Module {
+                code: Vec::from([code.clone()]),
+                bias: 0,
+                eh_frame: (self.memory().read_vec(start, len).ok()?, start),
+                eh_frame_hdr: None,
+            })
+        };
+        image.eh_frames.iter().filter_map(read).collect()
+    }
+
+    /// What gives names to the frames of unwinds. Takes milliseconds, and more for each object with DWARF that a frame
+    /// lies in, so that it must not be done while a task stands still.
+    ///
+    /// # Errors
+    /// [`Error::Object`].
+    pub fn symbolizer(&self) -> Result<Symbolizer, Error> {
+        let mut places = Vec::new();
+        for image in &self.state.images {
+            self.places_of(image, &mut places);
+        }
+        for (slot, entry) in self.state.slots() {
+            let function = self.state.display(slot);
+            let mut place = |start: u64, end: u64, what: &str| {
+                let name = format!("livegraft's {what} of {function}");
+                places.push(Place {
+                    code: start..end,
+                    name,
+                });
+            };
+            // A pun has a copy of its trampoline elsewhere.
+            let chunk = entry.continuation.saturating_sub(arch::CONTINUATION);
+            for at in [entry.trampoline, chunk] {
+                place(at, at.saturating_add(arch::CONTINUATION), "trampoline");
+            }
+            place(entry.continuation, entry.thunk, "copy of the entry");
+            place(
+                entry.thunk,
+                chunk.saturating_add(arch::CHUNK),
+                "self-switch before a call",
+            );
+        }
+        for region in &self.state.regions {
+            let name = match region.purpose {
+                Purpose::Trampolines => "livegraft's self-switch",
+                Purpose::Pun => "livegraft's trampoline",
+                _ => continue,
+            };
+            places.push(Place {
+                code: region.start..region.end(),
+                name: name.to_owned(),
+            });
+        }
+        Ok(Symbolizer::new(
+            self.mapped_objects()?,
+            self.maps.clone(),
+            places,
+        ))
+    }
+
+    /// The functions of a patch, told from each other by its call frame information.
+    fn places_of(&self, image: &Image, places: &mut Vec<Place>) {
+        let patch = self.state.model.patch(image.id);
+        let patch = patch.map_or("?", |patch| patch.name.as_str());
+        for part in self.modules_of(image).iter().flat_map(Module::parts) {
+            let replaces = image.functions.iter().find(|function| {
+                let begins = |&(after, _): &(u64, u64)| after.checked_add(1) == Some(part.start);
+                function.entry == part.start || function.bodies.iter().any(begins)
+            });
+            places.extend(replaces.map(|function| Place {
+                code: part.clone(),
+                name: format!("{} of patch {patch}", self.state.display(function.slot)),
+            }));
+        }
+        places.push(Place {
+            code: image.start..image.start.saturating_add(image.len),
+            name: format!("code of patch {patch}"),
+        });
     }
 
     /// Unwinds a stopped task, as far as that is prepared.
@@ -55,11 +128,20 @@ impl Engine {
 
     /// Removes the hits that are dead words. Only where all lie on the stack: what is in a register may be live.
     pub(super) fn dismiss_dead(&mut self, regs: &Registers, hits: &mut Vec<Hit>) {
-        let on_stack = hits.iter().all(|hit| hit.stack.is_some());
-        if hits.is_empty() || hits.len() >= MOST_HITS || !on_stack || self.unwinder.is_none() {
-            return;
+        if !hits.is_empty() && may_be_dead(hits) && self.unwinder.is_some() {
+            let stack = self.unwind(regs);
+            dismiss(&stack, hits);
         }
-        let stack = self.unwind(regs);
+    }
+}
+
+fn may_be_dead(hits: &[Hit]) -> bool {
+    hits.len() < MOST_HITS && hits.iter().all(|hit| hit.stack.is_some())
+}
+
+/// See [`Engine::dismiss_dead`].
+pub(super) fn dismiss(stack: &Stack, hits: &mut Vec<Hit>) {
+    if may_be_dead(hits) {
         hits.retain(|hit| hit.stack.is_none_or(|at| !stack.is_dead(at)));
     }
 }

@@ -1,12 +1,13 @@
 //! The tasks of a process as the model's [`Target`]: visits carry out its verdicts.
 
-use super::Engine;
+use super::{Engine, stacks};
 use crate::boost;
 use crate::error::Error;
 use crate::process::Task;
 use crate::stack::{self, Hit, Ranges, Watched};
 use crate::sys;
 use crate::tracer::Stopping;
+use crate::unwind::Stack;
 use livegraft_model::{
     Listing, Look, Operation, Outcome, Pause, Standing, Target, UniverseId, Verdict, Version,
     Visit, converge,
@@ -81,6 +82,14 @@ pub(super) struct Converged {
     pub blocked: Vec<Blocked>,
 }
 
+/// What a look at one task found.
+pub(super) struct Examined {
+    pub standing: Standing,
+    /// What holds it.
+    pub hit: Option<Hit>,
+    pub stack: Stack,
+}
+
 /// See the module.
 pub(super) struct Convergence<'a> {
     engine: &'a mut Engine,
@@ -148,12 +157,9 @@ impl Engine {
         Ok(converged)
     }
 
-    /// What a look at one task finds while a transition is open, changing nothing.
-    pub(super) fn examine(
-        &mut self,
-        task: Task,
-        to: UniverseId,
-    ) -> Option<(Standing, Option<Hit>)> {
+    /// What a look at one task finds while a transition is open, changing nothing; its stack, if it has not moved and
+    /// unwinds are prepared.
+    pub(super) fn examine(&mut self, task: Task, to: UniverseId) -> Option<Examined> {
         let Stopping::Stopped(stopped) = self.tracer.stop(task, 0) else {
             return None;
         };
@@ -169,9 +175,17 @@ impl Engine {
             &switching,
         );
         let mut hits = found.map(|found| found.hits).unwrap_or_default();
-        self.dismiss_dead(&regs, &mut hits);
+        let mut stack = Stack::default();
+        if standing.runs() != to {
+            stack = self.unwind(&regs);
+            stacks::dismiss(&stack, &mut hits);
+        }
         drop(stopped);
-        Some((standing, hits.first().copied()))
+        Some(Examined {
+            standing,
+            hit: hits.first().copied(),
+            stack,
+        })
     }
 
     /// What must not be found in a task that moves.
