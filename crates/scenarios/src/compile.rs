@@ -60,8 +60,11 @@ fn run(command: &mut Command) {
     );
 }
 
-/// Builds the scenario's `target.c` with the sources and the library that it names.
+/// Builds the scenario's `target.c` with the sources and the library that it names, or its `target.rs`.
 pub fn compile_target(plan: &Plan, build: &Build) -> PathBuf {
+    if build.compiler == "rustc" {
+        return compile_rust(plan, build);
+    }
     compile_program(plan, build, "target.c")
 }
 
@@ -103,6 +106,31 @@ pub fn compile_program(plan: &Plan, build: &Build, main: &str) -> PathBuf {
         let exe = dir.join(plan.name());
         run(command.args(&build.flags).arg("-o").arg(&exe));
         exe
+    })
+}
+
+fn compile_rust(plan: &Plan, build: &Build) -> PathBuf {
+    once(format!("{} {build}", plan.dir.display()), || {
+        let exe = fresh_dir(plan.name()).join(plan.name());
+        run(Command::new(&build.compiler)
+            .args(["--edition", "2024", "-D", "warnings"])
+            .args(["-C", "link-arg=-Wl,--build-id"])
+            .arg(&build.optimisation)
+            .args(&build.flags)
+            .arg(plan.dir.join("target.rs"))
+            .arg("-o")
+            .arg(&exe));
+        exe
+    })
+}
+
+/// A copy of a program without its symbol table and its debug information.
+pub fn strip(exe: &Path) -> PathBuf {
+    once(format!("strip {}", exe.display()), || {
+        let name = exe.file_name().expect("a program has a name");
+        let stripped = fresh_dir("stripped").join(name);
+        run(Command::new("strip").arg(exe).arg("-o").arg(&stripped));
+        stripped
     })
 }
 

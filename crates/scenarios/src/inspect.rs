@@ -278,6 +278,17 @@ pub fn foreign_gs_bases(pid: i32) -> Vec<String> {
     tasks(pid).into_iter().filter_map(visit).collect()
 }
 
+/// Size and address of a function as the executable numbers it.
+pub fn symbol(exe: &Path, name: &str) -> (u64, u64) {
+    let bytes = fs::read(exe).unwrap_or_else(|e| panic!("{}: {e}", exe.display()));
+    let file = object::File::parse(&*bytes).unwrap_or_else(|e| panic!("{}: {e}", exe.display()));
+    let symbol = file
+        .symbols()
+        .find(|symbol| symbol.name() == Ok(name))
+        .unwrap_or_else(|| panic!("no {name}"));
+    (symbol.size(), symbol.address())
+}
+
 /// Where a function of an executable lies in its file, and where in a process that runs it.
 pub fn function(pid: i32, exe: &Path, name: &str) -> (u64, u64) {
     let bytes = fs::read(exe).unwrap_or_else(|e| panic!("{}: {e}", exe.display()));

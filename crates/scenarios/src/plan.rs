@@ -1,11 +1,11 @@
-//! What a scenario says about itself: the `//# key: value` lines at the top of its `target.c`.
+//! What a scenario says about itself: the `//# key: value` lines at the top of its `target.c`, or its `target.rs`.
 
 use std::path::{Path, PathBuf};
 
 /// One way to build a C file: compiler, optimisation, shape (`pie`, `no-pie`, `pic`, `no-pic`) and more flags.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Build {
-    /// `gcc` or `clang`.
+    /// `gcc` or `clang`; `rustc` for a `target.rs`.
     pub compiler: String,
     /// `-O0` and so on.
     pub optimisation: String,
@@ -53,11 +53,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads `tests/<name>/target.c`.
+    /// Reads `tests/<name>/target.c`, or `target.rs` where there is one.
     pub fn read(name: &str) -> Self {
         let dir = root().join("tests").join(name);
-        let text = std::fs::read_to_string(dir.join("target.c"))
-            .unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        let rust = Some(dir.join("target.rs")).filter(|path| path.is_file());
+        let main = rust.unwrap_or_else(|| dir.join("target.c"));
+        let text =
+            std::fs::read_to_string(main).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let directives = text
             .lines()
             .filter_map(|line| line.strip_prefix("//# "))

@@ -38,6 +38,9 @@ fn programs_are_well_when_left_alone() {
         "altstack",
         "family",
         "leavers",
+        "stacks",
+        "stacks_cpp",
+        "stacks_rust",
     ];
     for name in names {
         let plan = Plan::read(name);
