@@ -41,6 +41,7 @@ fn programs_are_well_when_left_alone() {
         "stacks",
         "stacks_cpp",
         "stacks_rust",
+        "stacks_generated",
     ];
     for name in names {
         let plan = Plan::read(name);

@@ -294,3 +294,29 @@ fn separate_debug_file() {
     release(&mut target);
     take_back(target);
 }
+
+/// Where call frame information ends the stack ends, and says so.
+#[test]
+fn generated_code() {
+    for build in builds("stacks_generated") {
+        let (plan, exe, klp) = prepare("stacks_generated", &build);
+        let mut target = Target::start(&plan, &exe, &[]);
+        target.load(&klp, LEAVE).result(4, "timed-out");
+        let status = target.livegraft(&["status"], &[]).done().json;
+        let tasks = status["tasks"].as_array().expect("tasks");
+        let held = tasks.iter().find(|task| !task["blocked"].is_null());
+        let blocked = &held.expect("a held task")["blocked"];
+        assert_eq!(blocked["function"], "answer", "{status}");
+        assert_eq!(blocked["complete"], false, "{status}");
+        let frames = blocked["frames"].as_array().expect("frames");
+        assert_eq!(frames.len(), 1, "{status}");
+        for unknown in ["function", "offset", "object", "file", "line"] {
+            assert!(frames[0][unknown].is_null(), "{unknown}: {status}");
+        }
+        let shown = start(&["status", "--pid", &target.pid_text()], None);
+        let shown = shown.finish().done().stdout;
+        assert!(shown.contains("who called that is not known"), "{shown}");
+        release(&mut target);
+        take_back(target);
+    }
+}
