@@ -75,22 +75,18 @@ pub fn info(path: &Path) -> Outcome {
     Ok(Shown::Info(Box::new(Info::new(&parse(path)?))))
 }
 
-/// A line on a terminal while tasks move, once that takes long enough to be seen.
+/// A line on a terminal while tasks move.
 struct Watch {
-    began: Instant,
     bar: Option<ProgressBar>,
 }
 
 impl Watch {
     fn new() -> Watch {
-        Watch {
-            began: Instant::now(),
-            bar: None,
-        }
+        Watch { bar: None }
     }
 
     fn show(&mut self, arrived: usize, left: usize) {
-        if self.bar.is_none() && self.began.elapsed() > Duration::from_millis(100) {
+        if self.bar.is_none() {
             let bar = ProgressBar::new_spinner();
             if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
                 bar.set_style(style);

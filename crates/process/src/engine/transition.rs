@@ -329,7 +329,10 @@ impl Target for Convergence<'_> {
 
     fn tasks(&mut self) -> Result<Listing<Task>, Error> {
         boost::adapt_priority();
-        self.engine.process.tasks()
+        let listing = self.engine.process.tasks()?;
+        let left = listing.tasks.len().saturating_sub(self.arrived.len());
+        (self.watch)(self.arrived.len(), left);
+        Ok(listing)
     }
 
     fn visit(
