@@ -25,10 +25,11 @@ static void *walker(void *argument)
 {
 	atomic_store(&tid, gettid());
 	while (!atomic_load(&go))
-		;
+		scn_nap_us(100);
 	for (;;) {
 		leave(1);
 		atomic_fetch_add(&rounds, 1);
+		scn_nap_us(100);
 	}
 	return argument;
 }
@@ -50,7 +51,7 @@ static const char *scn_command(const char *line)
 	}
 	if (!strcmp(line, "tid")) {
 		while (!atomic_load(&tid))
-			;
+			scn_nap_us(100);
 		snprintf(text, sizeof text, "%d", tid);
 		return text;
 	}

@@ -97,6 +97,25 @@ pub fn bare_visit(tid: i32) -> io::Result<u64> {
     Ok(unsafe { registers.assume_init() }.gs_base)
 }
 
+/// A task that this thread traces and that stands still. It goes on when this is dropped: one that is traced by a thread
+/// that has given up can't even be reaped.
+struct Standing(i32);
+
+impl Standing {
+    /// Lets go of it, with a signal.
+    fn release(self, signal: i32) -> io::Result<()> {
+        let tid = self.0;
+        std::mem::forget(self);
+        ptrace(libc::PTRACE_DETACH, tid, signal as usize as *mut _)
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        let _ = ptrace(libc::PTRACE_DETACH, self.0, null_mut());
+    }
+}
+
 /// Executes one instruction of a task after the other until `there` says of its program counter that it is there, and
 /// lets go of it with its process stopped by SIGSTOP. `begin` is called once the task stands still.
 pub fn walk_and_stop(
@@ -108,6 +127,7 @@ pub fn walk_and_stop(
     ptrace(libc::PTRACE_SEIZE, tid, null_mut())?;
     ptrace(libc::PTRACE_INTERRUPT, tid, null_mut())?;
     wait_for_stop(tid)?;
+    let standing = Standing(tid);
     begin();
     let mut registers = MaybeUninit::<libc::user_regs_struct>::uninit();
     for _ in 0..FAR {
@@ -117,15 +137,10 @@ pub fn walk_and_stop(
         // SAFETY: PTRACE_GETREGS has filled it.
         let rip = unsafe { registers.assume_init() }.rip;
         if there(rip) {
-            ptrace(
-                libc::PTRACE_DETACH,
-                tid,
-                libc::SIGSTOP as usize as *mut libc::c_void,
-            )?;
+            standing.release(libc::SIGSTOP)?;
             return Ok(rip);
         }
     }
-    ptrace(libc::PTRACE_DETACH, tid, null_mut())?;
     Err(io::Error::other("the task did not come there"))
 }
 
