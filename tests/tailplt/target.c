@@ -1,5 +1,6 @@
 // A replaced function ends in a jump through the PLT. Its task can then be in the PLT's code, or in the dynamic loader
-// that looks for the function, with nothing of the replaced one on its stack.
+// that looks for the function, with nothing of the replaced one on its stack. Another task has what looks like that on
+// its stack, and is not held.
 //
 //# target: gcc -O2 pie,no-pie
 //# library: library.c
@@ -12,7 +13,7 @@
 extern int arrive(int x);
 extern void lookup_waits(int how);
 extern int lookup_is_at(void);
-static atomic_int go, tid;
+static atomic_int go, tid, littered;
 static atomic_ulong rounds;
 
 PATCHABLE int leave(int x)
@@ -31,6 +32,20 @@ static void *walker(void *argument)
 		atomic_fetch_add(&rounds, 1);
 		scn_nap_us(100);
 	}
+	return argument;
+}
+
+// The address of the resolver, as lookups leave it behind, in a frame in which a coroutine could live.
+extern void *_GLOBAL_OFFSET_TABLE_[] __attribute__((visibility("hidden")));
+static void *litterer(void *argument)
+{
+	volatile uintptr_t litter[4096];
+	for (int i = 0; i < 4096; i++)
+		litter[i] = i % 64 ? 0 : (uintptr_t)_GLOBAL_OFFSET_TABLE_[2] + 32;
+	__asm__ volatile("" ::"r"(litter) : "memory");
+	atomic_store(&littered, 1);
+	for (;;)
+		pause();
 	return argument;
 }
 
@@ -72,5 +87,8 @@ static const char *scn_command(const char *line)
 int main(void)
 {
 	pthread_setname_np(scn_thread(walker, NULL), "walker");
+	scn_thread(litterer, NULL);
+	while (!atomic_load(&littered))
+		scn_nap_us(100);
 	scn_serve();
 }

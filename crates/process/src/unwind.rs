@@ -83,13 +83,23 @@ impl Stack {
     /// Whether the word at an address is certainly no return address: the unwind is complete, and the word lies in a
     /// frame that returns by another one, and that is too small to host another stack.
     pub fn is_dead(&self, at: u64) -> bool {
+        self.is_unused(at, LARGEST_CERTAIN)
+    }
+
+    /// The same for a return address into code in which no other stack is ever left: how large the frame is does not
+    /// matter then.
+    pub fn is_dead_here(&self, at: u64) -> bool {
+        self.is_unused(at, u64::MAX)
+    }
+
+    fn is_unused(&self, at: u64, largest: u64) -> bool {
         let mut frames = self.frames.iter();
         let frame = frames.find(|frame| (frame.low..frame.high).contains(&at));
         self.complete
             && frame.is_some_and(|frame| {
                 !frame.signal
                     && frame.return_slot.is_some_and(|slot| slot != at)
-                    && frame.high - frame.low <= LARGEST_CERTAIN
+                    && frame.high - frame.low <= largest
             })
     }
 }

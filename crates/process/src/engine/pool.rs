@@ -7,7 +7,7 @@
 use super::{Engine, table_bytes};
 use crate::arch::{self, PAGE, SWITCH_HEADER, SwitchHeader};
 use crate::error::Error;
-use crate::stack::{CodeRange, Ranges};
+use crate::stack::{CodeRange, Hit, Ranges};
 use crate::state::{Leaving, Purpose, Region};
 use livegraft_model::{Slot, Standing, UniverseId, Version};
 use std::collections::{BTreeMap, BTreeSet};
@@ -228,6 +228,14 @@ impl Engine {
                 })
             }
         }
+    }
+
+    /// Whether what was found is no code of the version itself, but the resolver that it passes through on its way out.
+    pub(super) fn is_resolver(&self, hit: &Hit) -> bool {
+        let code = self.code_of(hit.slot, hit.version);
+        let resolvers = code.map_or(&[][..], |code| &code.leaving.resolvers);
+        let mut resolvers = resolvers.iter();
+        resolvers.any(|&(after, last)| after < hit.address && hit.address <= last)
     }
 
     /// The replaced functions that other replaced ones leave to by a tail jump. Who arrives at such an entry may come

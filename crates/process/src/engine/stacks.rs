@@ -127,21 +127,30 @@ impl Engine {
     }
 
     /// Removes the hits that are dead words. Only where all lie on the stack: what is in a register may be live.
+    ///
+    /// Every stack is littered with return addresses into the dynamic loader's resolver, one for each function that was
+    /// looked up. They are dead in frames of any size: no coroutine is switched away from in the middle of a lookup.
     pub(super) fn dismiss_dead(&mut self, regs: &Registers, hits: &mut Vec<Hit>) {
         if !hits.is_empty() && may_be_dead(hits) && self.unwinder.is_some() {
             let stack = self.unwind(regs);
-            dismiss(&stack, hits);
+            self.dismiss(&stack, hits);
+        }
+    }
+
+    /// The same for a stack that is unwound.
+    pub(super) fn dismiss(&self, stack: &Stack, hits: &mut Vec<Hit>) {
+        if may_be_dead(hits) {
+            hits.retain(|hit| {
+                let dead = |at| match self.is_resolver(hit) {
+                    true => stack.is_dead_here(at),
+                    false => stack.is_dead(at),
+                };
+                !hit.stack.is_some_and(dead)
+            });
         }
     }
 }
 
 fn may_be_dead(hits: &[Hit]) -> bool {
     hits.len() < MOST_HITS && hits.iter().all(|hit| hit.stack.is_some())
-}
-
-/// See [`Engine::dismiss_dead`].
-pub(super) fn dismiss(stack: &Stack, hits: &mut Vec<Hit>) {
-    if may_be_dead(hits) {
-        hits.retain(|hit| hit.stack.is_none_or(|at| !stack.is_dead(at)));
-    }
 }

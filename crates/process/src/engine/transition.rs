@@ -1,6 +1,6 @@
 //! The tasks of a process as the model's [`Target`]: visits carry out its verdicts.
 
-use super::{Engine, stacks};
+use super::Engine;
 use crate::boost;
 use crate::error::Error;
 use crate::process::Task;
@@ -178,7 +178,7 @@ impl Engine {
         let mut stack = Stack::default();
         if standing.runs() != to {
             stack = self.unwind(&regs);
-            stacks::dismiss(&stack, &mut hits);
+            self.dismiss(&stack, &mut hits);
         }
         drop(stopped);
         Some(Examined {
