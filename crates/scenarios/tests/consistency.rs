@@ -129,7 +129,12 @@ fn stopped_program_stays_stopped() {
         std::thread::sleep(Duration::from_millis(1));
     }
     target.load(&klp, &[]).result(0, "loaded");
-    assert!(stopped(&target), "a task runs");
+    // A task that was looked at takes part in the stop again when it has had its turn on a processor.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !stopped(&target) {
+        assert!(std::time::Instant::now() < deadline, "a task runs");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     kill(target.pid(), libc::SIGCONT);
     target.expect("new");
     kill(target.pid(), libc::SIGSTOP);

@@ -30,6 +30,15 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
+/// The kernel takes a uprobe out of the text some time after it was closed.
+fn wait_until_gone(target: &Target, address: u64) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while inspect::read(target.pid(), address, 1) == [0xcc] {
+        assert!(Instant::now() < deadline, "the uprobe stays");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 const SWAP: &[&str] = &["--entry", "swap"];
 /// What a refusal says of a byte that is not ours.
 const FOREIGN: &str = "breakpoint|uprobe|changed";
@@ -76,7 +85,7 @@ fn uprobe_on_the_page_before_a_load() {
     let mut target = Target::start(&plan, &exe, &[]);
     let pid = target.pid_text();
     let load = ["load", text(&klp), "--pid", &pid, "--entry", "swap"];
-    let (offset, _) = function(target.pid(), target.exe(), "quiet");
+    let (offset, address) = function(target.pid(), target.exe(), "quiet");
     let probe = Uprobe::set(target.exe(), offset, target.pid());
     if require(
         "uprobes (CONFIG_UPROBES, and the right to set them)",
@@ -86,6 +95,7 @@ fn uprobe_on_the_page_before_a_load() {
         target.expect("old");
         assert_eq!(target.ask("quiet"), "old");
         drop(probe);
+        wait_until_gone(&target, address);
         target.load(&klp, SWAP).result(0, "loaded");
         target.expect("low");
         target.unload(&[]).result(0, "unloaded");
@@ -445,7 +455,7 @@ fn uprobe_on_a_redirected_entry() {
     assert_eq!(target.ask("wake"), "new");
     target.livegraft(&["resume"], &[]).done();
     assert_eq!(target.ask("spare"), "new");
-    let (offset, _) = function(target.pid(), target.exe(), "spare");
+    let (offset, address) = function(target.pid(), target.exe(), "spare");
     let set = Uprobe::set(target.exe(), offset, target.pid());
     if require(
         "uprobes (CONFIG_UPROBES, and the right to set them)",
@@ -455,6 +465,7 @@ fn uprobe_on_a_redirected_entry() {
         assert!(!intact(&target));
         check(&target.unload(&[]), FOREIGN);
         drop(set);
+        wait_until_gone(&target, address);
         target.livegraft(&["resume"], &[]).done();
         assert!(intact(&target));
         assert_eq!(target.ask("spare"), "new");
