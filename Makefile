@@ -27,3 +27,5 @@ test: lint build
 bench: setup build
 	@$(CARGO) build --quiet --release -p livegraft-scenarios --bin bench
 	@$(TARGET_DIR)/release/bench
+	@echo; echo "Who calls what, in large programs without symbols:"
+	@$(CARGO) test --quiet --release -p livegraft-process --test parts -- --ignored --nocapture

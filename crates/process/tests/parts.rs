@@ -625,7 +625,7 @@ impl livegraft_process::object::ReadMemory for Memory {
     }
 }
 
-/// How long it takes to find out who calls what, in programs with much code; run it with `--release -- --ignored`.
+/// How long it takes to find out who calls what, in programs with much code; `make bench` runs it.
 #[test]
 #[ignore = "for the figures only"]
 fn scan_of_large_programs() {
