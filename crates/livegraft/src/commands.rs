@@ -165,10 +165,16 @@ pub fn reverse(pid: i32, options: &Options) -> Outcome {
     )))
 }
 
-pub fn check(path: &Path, pid: i32, entry: Option<Method>, sample: Duration) -> Outcome {
+pub fn check(
+    path: &Path,
+    pid: i32,
+    entry: Option<Method>,
+    together: bool,
+    sample: Duration,
+) -> Outcome {
     let name = name_of(path)?;
     let patch = parse(path)?;
-    let check = Engine::examine_closely(pid)?.check(&patch, &name, entry, sample)?;
+    let check = Engine::examine_closely(pid)?.check(&patch, &name, entry, together, sample)?;
     Ok(Shown::Checked(Checked::new(&name, pid, &check)))
 }
 

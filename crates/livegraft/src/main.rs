@@ -58,6 +58,8 @@ enum Command {
         /// How long tasks are watched, such as 2s; otherwise they are looked at once
         #[arg(long, default_value = "0s", value_parser = duration)]
         sample: Duration,
+        #[command(flatten)]
+        together: TogetherArg,
         /// Insist on one way of redirecting entries
         #[arg(long, value_enum)]
         entry: Option<EntryArg>,
@@ -70,6 +72,8 @@ enum Command {
         process: ProcessArg,
         #[command(flatten)]
         transition: TransitionArgs,
+        #[command(flatten)]
+        together: TogetherArg,
         /// Insist on one way of redirecting entries
         #[arg(long, value_enum)]
         entry: Option<EntryArg>,
@@ -82,6 +86,8 @@ enum Command {
         process: ProcessArg,
         #[command(flatten)]
         transition: TransitionArgs,
+        #[command(flatten)]
+        together: TogetherArg,
     },
     /// Show patched processes, their patches, entries and the memory that livegraft holds in them
     List {
@@ -134,6 +140,14 @@ struct TransitionArgs {
     on_timeout: OnTimeoutArg,
 }
 
+#[derive(Debug, Args)]
+struct TogetherArg {
+    /// Allow all tasks to be stopped at once, for milliseconds, where code may sleep on stacks that no task owns
+    /// (coroutines, fibers)
+    #[arg(long)]
+    together: bool,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnTimeoutArg {
     Reverse,
@@ -159,7 +173,7 @@ impl From<EntryArg> for Method {
 }
 
 impl TransitionArgs {
-    fn options(&self, entry: Option<EntryArg>) -> Options {
+    fn options(&self, entry: Option<EntryArg>, together: bool) -> Options {
         Options {
             timeout: self.timeout,
             on_timeout: match self.on_timeout {
@@ -167,6 +181,7 @@ impl TransitionArgs {
                 OnTimeoutArg::Leave => OnTimeout::Leave,
             },
             entry: entry.map(Method::from),
+            together,
         }
     }
 }
@@ -203,33 +218,45 @@ fn main() -> ExitCode {
             patch,
             process,
             transition,
+            together,
             entry,
-        } => commands::load(patch, process.pid, &transition.options(*entry)),
+        } => {
+            let options = transition.options(*entry, together.together);
+            commands::load(patch, process.pid, &options)
+        }
         Command::Unload {
             name,
             process,
             transition,
-        } => commands::unload(name, process.pid, &transition.options(None)),
+            together,
+        } => {
+            let options = transition.options(None, together.together);
+            commands::unload(name, process.pid, &options)
+        }
         Command::Check {
             patch,
             process,
             sample,
+            together,
             entry,
-        } => commands::check(patch, process.pid, entry.map(Method::from), *sample),
+        } => {
+            let entry = entry.map(Method::from);
+            commands::check(patch, process.pid, entry, together.together, *sample)
+        }
         Command::List { pid } => commands::list(*pid),
         Command::Status { process } => commands::status(process.pid),
         Command::Resume {
             process,
             transition,
-        } => commands::resume(process.pid, &transition.options(None)),
+        } => commands::resume(process.pid, &transition.options(None, true)),
         Command::Force {
             process,
             transition,
-        } => commands::force(process.pid, &transition.options(None)),
+        } => commands::force(process.pid, &transition.options(None, true)),
         Command::Reverse {
             process,
             transition,
-        } => commands::reverse(process.pid, &transition.options(None)),
+        } => commands::reverse(process.pid, &transition.options(None, true)),
     };
     match outcome {
         Ok(shown) => shown.print(cli.json),

@@ -81,11 +81,11 @@ impl BlockedTask {
 
 impl fmt::Display for BlockedTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "task {} ({}), {:.1} s: {}",
-            self.tid, self.name, self.seconds, self.function
-        )?;
+        match self.tid {
+            0 => write!(f, "{}", self.name)?,
+            tid => write!(f, "task {tid} ({})", self.name)?,
+        }
+        write!(f, ", {:.1} s: {}", self.seconds, self.function)?;
         match (&self.stack, self.address.as_str()) {
             (_, "0x0") => {}
             (Some(stack), address) => write!(f, ", {address} found on its stack at {stack}")?,

@@ -161,3 +161,45 @@ pub fn converge<T: Target>(
         round = round.wrapping_add(1);
     }
 }
+
+/// Asked with where the tasks are and what they hold, and with whether a suspended stack holds a replaced version.
+pub type JudgeAll<'a> = dyn FnMut(&[(Standing, Look)], bool) -> Verdict + 'a;
+
+/// Who has tasks that can only be moved all at once, see [`Verdict::of_all`].
+pub trait Assembly {
+    /// What can go wrong beyond a single task.
+    type Error;
+
+    /// Stops everybody, asks `judge`, carries the verdict out and lets all go on. `None`: not all could be stopped.
+    ///
+    /// # Errors
+    /// When the tasks are in no state that the transition can leave them in.
+    fn meet(&mut self, judge: &mut JudgeAll<'_>) -> Result<Option<Verdict>, Self::Error>;
+
+    /// Called after each meeting at which nobody moved.
+    ///
+    /// # Errors
+    /// When waiting is pointless.
+    fn pause(&mut self) -> Result<Pause, Self::Error>;
+}
+
+/// Brings everybody to `to` in one motion; `false`: time ran out, and nobody has moved. What a task that has moved
+/// creates begins in `to`, and nobody was left behind, so one meeting at which all move is the end of it.
+///
+/// # Errors
+/// Whatever the target reports; the transition stays open then.
+pub fn converge_together<T: Assembly>(
+    target: &mut T,
+    to: UniverseId,
+    forced: bool,
+) -> Result<bool, T::Error> {
+    let mut judge = |tasks: &[(Standing, Look)], held| Verdict::of_all(tasks, held, to, forced);
+    loop {
+        if let Some(Verdict::Move | Verdict::Settled) = target.meet(&mut judge)? {
+            return Ok(true);
+        }
+        if target.pause()? == Pause::Expired {
+            return Ok(false);
+        }
+    }
+}

@@ -10,6 +10,8 @@ mod converge;
 mod patch;
 mod universe;
 
-pub use converge::{Busy, Listing, Outcome, Pause, Target, Visit, converge};
+pub use converge::{
+    Assembly, Busy, JudgeAll, Listing, Outcome, Pause, Target, Visit, converge, converge_together,
+};
 pub use patch::{Livepatch, Operation, Patch, PatchState, Refusal, Transition};
 pub use universe::{Look, PatchId, Slot, Standing, Universe, UniverseId, Verdict, Version};

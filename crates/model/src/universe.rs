@@ -140,4 +140,25 @@ impl Verdict {
             _ => Verdict::Arm,
         }
     }
+
+    /// The same for all tasks at once, where stacks can be handed from one task to another, and be suspended with nobody
+    /// on them: a task that moved alone could be given a stack with a replaced version on it by one that has not. So all
+    /// stand still, and all move or nobody does. `suspended`: a replaced version is on a stack that no task runs on.
+    pub fn of_all(
+        tasks: &[(Standing, Look)],
+        suspended: bool,
+        to: UniverseId,
+        forced: bool,
+    ) -> Verdict {
+        let mut verdict = Verdict::Settled;
+        for &(standing, mut look) in tasks {
+            look.holds_replaced |= suspended;
+            match Verdict::of(standing, look, to, forced) {
+                Verdict::Settled => {}
+                Verdict::Move => verdict = Verdict::Move,
+                Verdict::Arm | Verdict::Wait | Verdict::Again => return Verdict::Again,
+            }
+        }
+        verdict
+    }
 }

@@ -279,3 +279,30 @@ fn force_moves_whoever_is_left_and_keeps_the_patch_for_ever() {
         (Some(true), Some(true), Some(false))
     );
 }
+
+/// Where stacks are handed from task to task all move at once, or nobody does.
+#[test]
+fn all_or_nobody() {
+    let (old, new) = (UniverseId(0), UniverseId(1));
+    let all = |tasks: &[(Standing, Look)], suspended, forced| {
+        Verdict::of_all(tasks, suspended, new, forced)
+    };
+    let clean = (Standing::In(old), Look::default());
+    let busy = Look {
+        holds_replaced: true,
+        mid_switch: false,
+    };
+    let (busy, there) = ((Standing::In(old), busy), (Standing::In(new), busy));
+    assert_eq!(all(&[], false, false), Verdict::Settled);
+    assert_eq!(all(&[there, there], true, false), Verdict::Settled);
+    assert_eq!(all(&[clean, there], false, false), Verdict::Move);
+    assert_eq!(all(&[clean, busy], false, false), Verdict::Again);
+    assert_eq!(all(&[clean, clean], true, false), Verdict::Again);
+    assert_eq!(all(&[clean, busy], true, true), Verdict::Move);
+    let switching = Look {
+        holds_replaced: false,
+        mid_switch: true,
+    };
+    let switching = (Standing::In(old), switching);
+    assert_eq!(all(&[clean, switching], false, true), Verdict::Again);
+}

@@ -61,15 +61,47 @@ pub enum Error {
         /// What was found.
         value: u64,
     },
-    /// Go, coroutines.
+    /// A coroutine of C++20.
     #[error(
-        "{object} {hazard}; a function on a suspended stack could not be seen, so it is not patched yet"
+        "{function} is a coroutine: {part} of it may go on from where an old one was suspended, with what the old code has put there, and nothing says whether any is"
+    )]
+    Coroutine {
+        /// The function.
+        function: String,
+        /// What the compiler has made of its body.
+        part: String,
+    },
+    /// Go.
+    #[error("{object} {how}, and are moved from one to the other; livegraft can't follow them")]
+    Goroutines {
+        /// Which object.
+        object: String,
+        /// What says so.
+        how: String,
+    },
+    /// Coroutines, in a process of several tasks.
+    #[error(
+        "{object} {how}, so any of the {tasks} tasks may go on where another has left a stack: they must move in one motion; `--together` allows to stop all of them at once for that"
     )]
     ForeignStacks {
         /// Which object.
         object: String,
-        /// What it uses.
-        hazard: String,
+        /// What says so.
+        how: String,
+        /// How many there are.
+        tasks: usize,
+    },
+    /// Coroutines, and a large process.
+    #[error(
+        "code of process {pid} may sleep on stacks anywhere in its {mib} MiB of memory, and at most {limit} MiB can be looked through while tasks stand still"
+    )]
+    TooMuchMemory {
+        /// The target.
+        pid: i32,
+        /// How much it has, in MiB.
+        mib: u64,
+        /// How much is possible, in MiB.
+        limit: u64,
     },
     /// Not there.
     #[error(
@@ -243,6 +275,9 @@ impl Error {
             Error::ThirtyTwoBit(_) => "32-bit",
             Error::GsInUse { .. } => "gs-in-use",
             Error::ForeignStacks { .. } => "foreign-stacks",
+            Error::Goroutines { .. } => "goroutines",
+            Error::Coroutine { .. } => "coroutine",
+            Error::TooMuchMemory { .. } => "too-much-memory",
             Error::ObjectNotLoaded { .. } => "object-not-loaded",
             Error::WrongBuildId { .. } => "wrong-build-id",
             Error::Fingerprint { .. } => "fingerprint",

@@ -15,6 +15,7 @@ pub mod remote;
 pub mod space;
 pub mod stack;
 pub mod state;
+pub mod suspended;
 pub mod symbolize;
 pub mod sys;
 pub mod tracer;

@@ -92,6 +92,13 @@ impl Stack {
         self.is_unused(at, u64::MAX)
     }
 
+    /// Whether the word at an address is the return address of one of its frames.
+    pub fn returns_by(&self, at: u64) -> bool {
+        self.frames
+            .iter()
+            .any(|frame| frame.return_slot == Some(at))
+    }
+
     fn is_unused(&self, at: u64, largest: u64) -> bool {
         let mut frames = self.frames.iter();
         let frame = frames.find(|frame| (frame.low..frame.high).contains(&at));

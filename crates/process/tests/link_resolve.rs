@@ -362,13 +362,18 @@ fn coroutines_are_noticed() {
     let hazards: Vec<String> = running
         .objects()
         .iter()
-        .filter_map(|o| o.language_hazards())
+        .filter_map(|o| Some(o.stack_switching()?.how))
         .collect();
     assert!(hazards.is_empty(), "{hazards:?}");
     drop(running);
     host(dir.path(), &["-pie", "-DCOROUTINES"]);
     let running = Running::start(dir.path(), "host", &[]);
-    let hazard = running.objects().executable().language_hazards().unwrap();
+    let hazard = running
+        .objects()
+        .executable()
+        .stack_switching()
+        .unwrap()
+        .how;
     assert!(hazard.contains("`swapcontext`"), "{hazard}");
 }
 
@@ -420,7 +425,7 @@ fn a_stock_stripped_server() {
     assert!(objects.skipped().is_empty(), "{:?}", objects.skipped());
     let hazards: Vec<String> = objects
         .iter()
-        .filter_map(|o| o.language_hazards())
+        .filter_map(|o| Some(o.stack_switching()?.how))
         .collect();
     assert!(hazards.is_empty(), "{hazards:?}");
     let resolver = Resolver::new(&objects, &memory);

@@ -379,7 +379,7 @@ fn dead_word_on_the_stack() {
     }
 }
 
-/// What looks like a dead word in a large frame may be a coroutine's return address.
+/// What looks like a dead word in a large frame may be a coroutine's return address. Here it is one.
 #[test]
 fn coroutine_on_a_stack_within_a_frame() {
     let plan = Plan::read("framestack");
@@ -391,7 +391,11 @@ fn coroutine_on_a_stack_within_a_frame() {
         assert_eq!(target.ask("suspend"), "ok");
         target.load(&klp, LEAVE).result(4, "timed-out");
         target.expect("old");
-        let held = held_task(&target, "load", "count");
+        let status = status(&target);
+        let mut tasks = status["tasks"].as_array().expect("a list").iter();
+        let held = tasks.find(|task| task["blocked"]["function"] == "count");
+        let held = held.unwrap_or_else(|| panic!("nobody is held: {status}"));
+        assert_eq!(held["name"], "a suspended stack", "{held}");
         assert!(!held["blocked"]["stack"].is_null(), "{held}");
         assert_eq!(target.ask("finish"), "old, then new", "{build}");
         target.livegraft(&["resume"], &[]).done();

@@ -1,5 +1,6 @@
-// Coroutines: code may be running on stacks that nobody can see.
-//# pack-or-load: refuse makecontext|swapcontext
+// Coroutines, and two tasks: either may go on with what the other has left, so both would have to stop at once.
+//# pack-or-load: refuse makecontext|swapcontext|--together
+//# mappings: own
 #include "answer.h"
 #include <ucontext.h>
 
@@ -12,8 +13,16 @@ static void coroutine(void)
 		swapcontext(&inside, &outside);
 }
 
+static void *second_task(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
 int main(void)
 {
+	scn_thread(second_task, NULL);
 	getcontext(&inside);
 	inside.uc_stack.ss_sp = stack;
 	inside.uc_stack.ss_size = sizeof stack;

@@ -88,9 +88,12 @@ impl Engine {
         patch: &Patch,
         name: &str,
         forced: Option<Method>,
+        together: bool,
         sample: Duration,
     ) -> Result<Check, Error> {
         let objects = self.objects()?;
+        self.together = together;
+        self.may_move_together(Some(&objects))?;
         let functions = self.verified(patch, name, &objects)?;
         let planned = self.plan_load(patch, forced, &objects, &functions)?;
         let (mut ranges, mut checked) = (Vec::new(), Vec::new());

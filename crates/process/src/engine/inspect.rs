@@ -182,8 +182,13 @@ impl Engine {
             // Without it words on stacks that are dead are shown as if they held a task.
             let _ = self.prepare_unwinds();
         }
+        let switching = match &open {
+            Some(_) => self.switching(None)?,
+            None => None,
+        };
         let mut views = Vec::new();
         let mut stacks = Vec::new();
+        let mut all_seen = Vec::new();
         for task in self.process.tasks()?.tasks {
             let target = open
                 .as_ref()
@@ -196,12 +201,14 @@ impl Engine {
             });
             let Some(Examined {
                 standing,
+                seen,
                 hit,
                 stack,
             }) = looked
             else {
                 continue;
             };
+            all_seen.extend(seen);
             let universe = standing.runs();
             let patched = open
                 .as_ref()
@@ -211,14 +218,16 @@ impl Engine {
                 });
             let blocked = open.as_ref().filter(|open| universe != open.to).map(|_| {
                 let function = hit.as_ref().map_or_else(
-                    || "nothing: it moves when it is visited or calls".to_owned(),
+                    || match &switching {
+                        Some(_) => "nothing: it moves when all others can".to_owned(),
+                        None => "nothing: it moves when it is visited or calls".to_owned(),
+                    },
                     |hit| self.describe(hit),
                 );
                 Blocked {
                     tid: task.tid,
                     name: task.name(),
-                    seconds: super::operations::now_ms().saturating_sub(self.state.began_ms) as f64
-                        / 1000.0,
+                    seconds: self.waited(),
                     function,
                     address: hit.map_or(0, |hit| hit.address),
                     stack: hit.and_then(|hit| hit.stack),
@@ -237,6 +246,20 @@ impl Engine {
             stacks.push(stack);
         }
         self.tracer.release_late();
+        if let (Some(open), Some(switching)) = (&open, &switching)
+            && let Some(held) = self.suspended(switching, &all_seen, open.to)?
+        {
+            let blocked = self.blocked_by(&held.hit);
+            views.push(TaskView {
+                tid: blocked.tid,
+                name: blocked.name.clone(),
+                patch_state: i32::from(open.heading() == Operation::Unload),
+                universe: self.state.model.settled().0,
+                blocked: Some(blocked),
+                stack: NamedStack::default(),
+            });
+            stacks.push(held.stack);
+        }
         self.name_stacks(&mut views, &stacks);
         Ok(views)
     }

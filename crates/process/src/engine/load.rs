@@ -38,6 +38,7 @@ impl Engine {
         forced: Option<Method>,
     ) -> Result<PatchId, Error> {
         let objects = self.objects()?;
+        self.may_move_together(Some(&objects))?;
         let functions = self.verified(patch, name, &objects)?;
         let none_waits = self.survey()?;
         if none_waits {
@@ -88,7 +89,6 @@ impl Engine {
             return Err(Error::Unsupported(why));
         }
         self.state.model.may_load(name)?;
-        self.refuse_hazards(objects)?;
         let functions = self.functions(patch, objects)?;
         for (function, _) in &functions {
             self.compare_text(function)?;
@@ -97,18 +97,6 @@ impl Engine {
             return Err(Error::NoRestorer(self.process.pid));
         }
         Ok(functions)
-    }
-
-    fn refuse_hazards(&self, objects: &Objects) -> Result<(), Error> {
-        for object in objects.iter() {
-            if let Some(hazard) = object.language_hazards() {
-                return Err(Error::ForeignStacks {
-                    object: object.name().to_owned(),
-                    hazard,
-                });
-            }
-        }
-        Ok(())
     }
 
     /// The functions to replace, found and checked against their files.
@@ -135,6 +123,10 @@ impl Engine {
                 });
             }
             for func in &wanted.funcs {
+                if let Some(part) = object.coroutine_part(&func.old_name) {
+                    let function = func.old_name.clone();
+                    return Err(Error::Coroutine { function, part });
+                }
                 all.push((self.function(func, name, object)?, func));
             }
         }

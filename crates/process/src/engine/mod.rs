@@ -10,6 +10,7 @@ mod plan;
 mod pool;
 mod rendezvous;
 mod stacks;
+mod together;
 mod transition;
 
 pub use check::{Check, CheckedFunction, CheckedTask};
@@ -51,6 +52,10 @@ pub struct Engine {
     gone: BTreeSet<Slot>,
     /// What is needed to unwind stacks, once it is needed.
     unwinder: Option<Unwinder>,
+    /// What makes stacks that are no task's, once that was looked for.
+    switching: Option<Option<together::Switching>>,
+    /// All tasks may be stopped at once where that is so.
+    together: bool,
     _lock: Option<File>,
 }
 
@@ -129,6 +134,8 @@ impl Engine {
             pool: pool::Cursor::default(),
             gone: BTreeSet::new(),
             unwinder: None,
+            switching: None,
+            together: true,
             _lock: lock,
         };
         engine.refresh_gone();

@@ -28,6 +28,8 @@ pub struct Options {
     pub on_timeout: OnTimeout,
     /// Insist on one entry method.
     pub entry: Option<Method>,
+    /// All tasks may be stopped at once where code may sleep on stacks that no task owns.
+    pub together: bool,
 }
 
 /// Called while tasks move: how many have arrived, how many are left.
@@ -119,6 +121,7 @@ impl Engine {
         options: &Options,
         progress: &mut Progress<'_>,
     ) -> Result<Report, Error> {
+        self.together = options.together;
         let id = self.open_load(patch, name, options.entry)?;
         self.run(id, options, progress)
     }
@@ -144,7 +147,9 @@ impl Engine {
             }
             return self.run(open.patch, options, progress);
         }
+        self.together = options.together;
         let id = self.state.model.begin_unload(name)?.patch;
+        self.may_move_together(None)?;
         self.compare_entries(id)?;
         self.open_universe()?;
         self.run(id, options, progress)

@@ -30,7 +30,7 @@ impl Everyone<'_> {
 }
 
 /// Who is inside, or can't be stopped, and why that matters.
-type Obstacle = (i32, &'static str);
+pub(super) type Obstacle = (Task, &'static str);
 
 impl Engine {
     /// Stops all tasks such that none is within `inside`. What a task was interrupted in by a signal handler counts.
@@ -38,13 +38,13 @@ impl Engine {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.tracer.hold_late(true);
-            let met = self.stop_everyone(inside);
+            let met = self.stop_everyone(inside, false);
             self.tracer.hold_late(false);
             match met? {
                 Ok(all) => return self.choose_host(all),
-                Err((tid, why)) if Instant::now() > deadline => {
+                Err((task, why)) if Instant::now() > deadline => {
                     self.tracer.release_late();
-                    let pid = self.process.pid;
+                    let (pid, tid) = (self.process.pid, task.tid);
                     return Err(Error::Rendezvous { pid, tid, why });
                 }
                 Err(_) => {
@@ -55,9 +55,11 @@ impl Engine {
         }
     }
 
-    fn stop_everyone(
+    /// Stops all tasks. `each`: also those that would stop before they ran another instruction must be met.
+    pub(super) fn stop_everyone(
         &mut self,
         inside: &Ranges,
+        each: bool,
     ) -> Result<Result<HashMap<Task, Stopped>, Obstacle>, Error> {
         let watched = Watched {
             replaced: Ranges::default(),
@@ -83,10 +85,10 @@ impl Engine {
                         let worker = regs.rip == 0 && regs.rsp == 0;
                         match found {
                             Ok(found) if !found.hits.is_empty() => {
-                                return Ok(Err((task.tid, "it is within them")));
+                                return Ok(Err((task, "it is within them")));
                             }
                             Err(_) if !worker => {
-                                return Ok(Err((task.tid, "its stack can't be read")));
+                                return Ok(Err((task, "its stack can't be read")));
                             }
                             _ => {}
                         }
@@ -97,12 +99,12 @@ impl Engine {
                     }
                     // In the kernel, a vfork parent for one: it stops before it runs another instruction.
                     Stopping::Late => match task.asleep_at() {
-                        Some((_, pc)) if inside.find(pc).is_none() => {
+                        Some((_, pc)) if inside.find(pc).is_none() && !each => {
                             harmless.insert(task);
                         }
-                        _ => return Ok(Err((task.tid, "it does not stop"))),
+                        _ => return Ok(Err((task, "it does not stop"))),
                     },
-                    Stopping::Denied(_) => return Ok(Err((task.tid, "somebody else traces it"))),
+                    Stopping::Denied(_) => return Ok(Err((task, "somebody else traces it"))),
                 }
             }
             if fresh == 0 && listing.complete {

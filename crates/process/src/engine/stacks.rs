@@ -3,6 +3,7 @@
 use super::Engine;
 use crate::arch;
 use crate::error::Error;
+use crate::object::Mapping;
 use crate::stack::{Hit, MOST_HITS};
 use crate::state::{Image, Purpose};
 use crate::symbolize::{Place, Symbolizer};
@@ -10,7 +11,7 @@ use crate::sys::Registers;
 use crate::unwind::{Module, Stack, Unwinder};
 
 /// A deeper stack is not unwound to its end, and so none of its words is taken for dead.
-const MOST_FRAMES: usize = 1000;
+pub(super) const MOST_FRAMES: usize = 1000;
 
 impl Engine {
     /// Reads what unwinds need: the call frame information of all objects and of all patches. Takes milliseconds, so
@@ -114,6 +115,27 @@ impl Engine {
             code: image.start..image.start.saturating_add(image.len),
             name: format!("code of patch {patch}"),
         });
+    }
+
+    /// Whether a stopped task runs on a stack that is its alone from its lowest address on: what lies below the stack
+    /// pointer there is nobody's. The kernel names the one of the main task; of any other's tells the thread control
+    /// block in it, and the guard below it.
+    pub(super) fn is_at_home(&self, regs: &Registers, stack: (u64, u64)) -> bool {
+        let of_main = |mapping: &Mapping| {
+            let path = mapping.path.as_deref();
+            path.is_some_and(|path| path.as_os_str() == "[stack]")
+        };
+        let at = |address: u64| self.maps.iter().find(|mapping| mapping.contains(address));
+        let guarded = || {
+            let guard = stack.0.checked_sub(1).and_then(at);
+            guard.is_some_and(|guard| !guard.read && !guard.write && !guard.exec)
+        };
+        let has_control_block = || {
+            let itself = regs.fs_base.wrapping_add(16);
+            at(stack.0).is_some_and(|mapping| mapping.contains(regs.fs_base))
+                && self.memory().read_u64(itself).ok() == Some(regs.fs_base)
+        };
+        at(regs.rsp).is_some_and(of_main) || has_control_block() && guarded()
     }
 
     /// Unwinds a stopped task, as far as that is prepared.

@@ -1,6 +1,7 @@
 //! The tasks of a process as the model's [`Target`]: visits carry out its verdicts.
 
 use super::Engine;
+use super::together::Sighting;
 use crate::boost;
 use crate::error::Error;
 use crate::process::Task;
@@ -69,7 +70,7 @@ enum Dead {
     Some,
 }
 
-type Watch<'a> = &'a mut dyn FnMut(usize, usize);
+pub(super) type Watch<'a> = &'a mut dyn FnMut(usize, usize);
 
 /// What a run of visits came to.
 #[derive(Debug, Default)]
@@ -85,6 +86,8 @@ pub(super) struct Converged {
 /// What a look at one task found.
 pub(super) struct Examined {
     pub standing: Standing,
+    /// Where stacks are switched.
+    pub seen: Option<Sighting>,
     /// What holds it.
     pub hit: Option<Hit>,
     pub stack: Stack,
@@ -121,6 +124,9 @@ impl Engine {
         let Some(open) = self.state.model.transition().cloned() else {
             return Ok(Converged::default());
         };
+        if let Some(switching) = self.switching(None)? {
+            return self.converge_together(switching, deadline, watch);
+        }
         let (to, heading) = (open.to, open.heading());
         let switching = self.switching_ranges();
         let mut convergence = Convergence {
@@ -180,20 +186,33 @@ impl Engine {
             stack = self.unwind(&regs);
             self.dismiss(&stack, &mut hits);
         }
+        let switches = matches!(self.switching, Some(Some(_)));
+        let seen = switches.then(|| self.see(&regs, standing, to));
+        if let Some(seen) = &seen {
+            hits.clone_from(&seen.hits);
+        }
         drop(stopped);
         Some(Examined {
             standing,
+            seen,
             hit: hits.first().copied(),
             stack,
         })
     }
 
     /// What must not be found in a task that moves.
-    fn watched(&self, from: UniverseId, to: UniverseId) -> Watched {
+    pub(super) fn watched(&self, from: UniverseId, to: UniverseId) -> Watched {
         Watched {
             replaced: self.replaced_ranges(from, to, false),
             entering: self.entering_ranges(from, to),
         }
+    }
+
+    /// For how long the open transition has been waited for, in seconds.
+    pub(super) fn waited(&self) -> f64 {
+        let began = Duration::from_millis(self.state.began_ms);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.unwrap_or(began).saturating_sub(began).as_secs_f64()
     }
 
     /// In words, for the user: which body of which function.
@@ -217,12 +236,10 @@ impl Convergence<'_> {
     fn blocked(&self, task: Task, visit: &Visit) -> Blocked {
         let seen = self.seen.get(&task);
         let hit = seen.and_then(|seen| seen.hit);
-        let began = Duration::from_millis(self.engine.state.began_ms);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Blocked {
             tid: task.tid,
             name: task.name(),
-            seconds: now.unwrap_or(began).saturating_sub(began).as_secs_f64(),
+            seconds: self.engine.waited(),
             function: match (hit, visit) {
                 (Some(hit), _) => self.engine.describe(&hit),
                 (None, Visit::Unstoppable) => "unknown: the task can't be stopped".to_owned(),

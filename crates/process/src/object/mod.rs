@@ -6,12 +6,12 @@
 mod dynamic;
 mod error;
 mod file;
-mod hazards;
 mod loaded;
 mod maps;
 mod parts;
 pub(crate) mod raw;
 mod references;
+mod switching;
 mod symbols;
 
 use std::io;
@@ -27,6 +27,7 @@ pub(crate) use loaded::is_split_body;
 pub use loaded::{Found, LoadedObject};
 pub use maps::{Mapping, read_mappings};
 pub use parts::{ExitTo, TailExit, WaysOut};
+pub use switching::{StackSwitching, Suspended};
 pub(crate) use symbols::Symbol;
 pub use symbols::SymbolKind;
 
@@ -397,7 +398,7 @@ mod tests {
         );
         let _ = (
             object.symbolize(0x1000_1234),
-            object.language_hazards(),
+            object.stack_switching(),
             object.interpreter(),
         );
         let _ = (object.code_ranges(), object.code(0x1000_1000..0x1000_2000));

@@ -36,6 +36,22 @@ impl Frames {
         self.starts.iter().filter_map(|&start| self.at(start))
     }
 
+    /// The stretch that an address (svma) lies in, or the gap between two.
+    pub fn around(&self, svma: u64, within: &Range<u64>) -> Range<u64> {
+        let next = self.starts.partition_point(|&start| start <= svma);
+        let before = next.checked_sub(1).and_then(|index| self.starts.get(index));
+        let stretch = before.and_then(|&start| self.at(start));
+        if let Some(stretch) = stretch.clone().filter(|range| range.contains(&svma)) {
+            return stretch;
+        }
+        let start = stretch.map_or(within.start, |range| range.end.max(within.start));
+        let end = self
+            .starts
+            .get(next)
+            .map_or(within.end, |&start| start.min(within.end));
+        start..end
+    }
+
     fn index_of(&self, start: u64) -> Option<u32> {
         let index = self.starts.binary_search(&start).ok()?;
         u32::try_from(index).ok()

@@ -97,6 +97,18 @@ impl SymbolTable {
         })
     }
 
+    /// The names in the table that end so.
+    pub fn names_ending<'a>(&'a self, suffix: &str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let ending = [suffix.as_bytes(), b"\0"].concat();
+        let ends: Vec<usize> = memchr::memmem::find_iter(&self.strings, &ending).collect();
+        let length = suffix.len();
+        ends.into_iter().filter_map(move |at| {
+            let before = self.strings.get(..at)?;
+            let start = memchr::memrchr(0, before).map_or(0, |nul| nul + 1);
+            self.strings.get(start..at + length)
+        })
+    }
+
     /// All symbols in the order of the table.
     pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
         let count = u32::try_from(self.symbols.len() / SYMBOL_SIZE).unwrap_or(u32::MAX);

@@ -4,6 +4,7 @@ mod code;
 mod entry;
 mod flow;
 mod frame;
+mod switch;
 mod syscall;
 
 pub use code::{
@@ -16,6 +17,7 @@ pub use entry::{
 };
 pub use flow::{Flow, flow, lazy_stub, plt_stub, references, refers};
 pub use frame::{RESTORER, SYSCALL_GADGET, alternate_stack, frame, uses_amx};
+pub use switch::{Resume, StackSwitch, ends_in_call, stack_pointer_loads, stack_switch};
 pub use syscall::{
     EINTR_REPAIR, GS_BASE, RAX, at_restartable_call, dwarf_registers, is_64_bit,
     needs_eintr_repair, nr, prepare_call, repair_eintr,

@@ -1,0 +1,427 @@
+//! Stacks that no task runs on: where a coroutine or a fiber sleeps. Is a replaced version on one of them?
+//!
+//! All writable memory is read while all tasks stand still, and looked through for words that could be return addresses
+//! into replaced versions. Mostly there is none. What there is may be dead: a stack that somebody sleeps on is littered
+//! with the frames of calls that have returned. Then each place that may be the saved stack pointer of a suspended stack
+//! is unwound from; a word that no such stack can return to is dead. Whoever saves stack pointers in a way that is not
+//! known here has no dead words.
+
+use crate::arch::{self, Resume};
+use crate::memory::Memory;
+use crate::object::{Mapping, Suspended};
+use crate::stack::{Hit, MOST_HITS, Ranges};
+use crate::unwind::{Registers, Stack};
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// More writable memory is not looked through while tasks stand still: 4 ms for each 16 MiB.
+pub const MOST_MEMORY: u64 = 64 << 20;
+/// More places that may be a suspended stack's are not unwound.
+const MOST_CANDIDATES: usize = 10_000;
+const PAGE: u64 = arch::PAGE;
+const RSP: usize = 7;
+
+/// The writable memory of a process, as it was read.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// In the order of their addresses, without overlap.
+    runs: Vec<(u64, Vec<u8>)>,
+}
+
+/// How much there is to be read, before it is.
+///
+/// # Errors
+/// When /proc can't be read.
+pub fn writable(task_dir: &Path, maps: &[Mapping]) -> io::Result<Vec<Range<u64>>> {
+    let pagemap = File::open(task_dir.join("pagemap"))?;
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for mapping in maps.iter().filter(|m| m.write && m.read && !is_device(m)) {
+        if mapping.shared {
+            // Pages of a file may hold anything without being in this process's page table.
+            runs.push(mapping.start..mapping.end);
+            continue;
+        }
+        populated(&pagemap, mapping, &mut runs)?;
+    }
+    Ok(runs)
+}
+
+/// Memory of a device is no stack, and reading it may do things.
+fn is_device(mapping: &Mapping) -> bool {
+    let path = mapping.path.as_deref();
+    path.is_some_and(|path| {
+        path.starts_with("/dev") && !path.starts_with("/dev/shm") && path != Path::new("/dev/zero")
+    })
+}
+
+/// The pages of a private mapping that somebody has written to or read (Documentation/admin-guide/mm/pagemap.rst).
+fn populated(pagemap: &File, mapping: &Mapping, runs: &mut Vec<Range<u64>>) -> io::Result<()> {
+    const PRESENT_OR_SWAPPED: u64 = 3 << 62;
+    let mut entries = vec![0; 64 * 1024];
+    let mut at = mapping.start;
+    while at < mapping.end {
+        let pages = ((mapping.end - at) / PAGE).min(entries.len() as u64 / 8);
+        let wanted = entries.get_mut(..pages as usize * 8).unwrap_or_default();
+        if wanted.is_empty() {
+            break;
+        }
+        pagemap.read_exact_at(wanted, at / PAGE * 8)?;
+        for entry in wanted.chunks_exact(8) {
+            if word(entry) & PRESENT_OR_SWAPPED != 0 {
+                match runs.last_mut() {
+                    Some(run) if run.end == at => run.end += PAGE,
+                    _ => runs.push(at..at + PAGE),
+                }
+            }
+            at += PAGE;
+        }
+    }
+    Ok(())
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_le_bytes)
+}
+
+impl Snapshot {
+    /// Reads memory. What can't be read is left out: it is no memory that a program could use as a stack.
+    pub fn read(memory: &Memory, ranges: &[Range<u64>]) -> Snapshot {
+        let mut runs = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
+            if memory.read(range.start, &mut bytes).is_ok() {
+                runs.push((range.start, bytes));
+            }
+        }
+        Snapshot { runs }
+    }
+
+    fn run_at(&self, address: u64) -> Option<(u64, &[u8])> {
+        let next = self.runs.partition_point(|(start, _)| *start <= address);
+        let (start, bytes) = self.runs.get(next.checked_sub(1)?)?;
+        (address - start < bytes.len() as u64).then_some((*start, bytes.as_slice()))
+    }
+
+    /// The word at an address.
+    pub fn word(&self, address: u64) -> Option<u64> {
+        let (start, bytes) = self.run_at(address)?;
+        let offset = (address - start) as usize;
+        Some(word(bytes.get(offset..offset.checked_add(8)?)?))
+    }
+
+    /// Every aligned word with its address.
+    fn each(&self, mut each: impl FnMut(u64, u64)) {
+        for (start, bytes) in &self.runs {
+            for (index, bytes) in bytes.chunks_exact(8).enumerate() {
+                each(start + 8 * index as u64, word(bytes));
+            }
+        }
+    }
+
+    /// Words that lie in ranges of code, as they are or hidden by `setjmp`, those in the `dead` ranges of addresses apart.
+    pub fn hits(&self, ranges: &Ranges, guard: u64, dead: &[Range<u64>]) -> Vec<Hit> {
+        let mut hits = Vec::new();
+        let (Some(first), Some(last)) = (
+            ranges.iter().map(|range| range.after).min(),
+            ranges.iter().map(|range| range.last).max(),
+        ) else {
+            return hits;
+        };
+        let span = last - first;
+        self.each(|at, word| {
+            for address in [word, shown(word, guard)] {
+                if address.wrapping_sub(first) <= span
+                    && hits.len() < MOST_HITS
+                    && let Some(range) = ranges.find(address)
+                    && !dead.iter().any(|range| range.contains(&at))
+                {
+                    hits.push(Hit {
+                        address,
+                        stack: Some(at),
+                        slot: range.slot,
+                        version: range.version,
+                    });
+                }
+            }
+        });
+        hits
+    }
+}
+
+/// What the C library has hidden (PTR_MANGLE, sysdeps/unix/sysv/linux/x86_64/pointer_guard.h).
+fn shown(word: u64, guard: u64) -> u64 {
+    word.rotate_right(17) ^ guard
+}
+
+/// A place that may be where a suspended stack goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Candidate {
+    /// The lowest address of what it has left on its stack.
+    pub low: u64,
+    /// Where it goes on.
+    pub pc: u64,
+    /// Its registers then, by DWARF number.
+    pub registers: Registers,
+    /// Where that is saved: the place of `pc`.
+    pub saved_at: u64,
+}
+
+/// What a process keeps suspended stacks in.
+#[derive(Debug)]
+pub struct Finder<'a> {
+    /// What it is known to save stack pointers in.
+    pub ways: &'a [Suspended],
+    /// The C library's pointer guard, which `setjmp` hides addresses with.
+    pub guard: u64,
+    /// There may be a C library that does not hide them.
+    pub plain_jumps: bool,
+    /// All mappings.
+    pub maps: &'a [Mapping],
+    /// The memory.
+    pub snapshot: &'a Snapshot,
+    /// What tasks have in their registers: one may be in the middle of a switch.
+    pub registers: &'a [u64],
+    /// Code.
+    pub memory: &'a Memory,
+}
+
+impl Finder<'_> {
+    /// All candidates that go on at one of the hits, or lie in the same mapping as one; `None`: too many to tell.
+    pub fn candidates(&self, hits: &[Hit]) -> Option<Vec<Candidate>> {
+        let mut found = BTreeSet::new();
+        let mut calls = HashMap::new();
+        let reach = Reach::new(self.maps, hits);
+        let mut look = |at: Option<u64>, word: u64| {
+            if found.len() > MOST_CANDIDATES {
+                return;
+            }
+            for way in self.ways {
+                match (way, at) {
+                    (Suspended::Ucontext, Some(at)) => {
+                        found.extend(self.ucontext(at, word, &reach))
+                    }
+                    (Suspended::OnStack(resume), _) => {
+                        found.extend(self.on_stack(word, resume, &reach, &mut calls));
+                    }
+                    _ => {}
+                }
+            }
+            if let Some(at) = at {
+                found.extend(self.jmp_buf(at, word, &reach));
+            }
+        };
+        self.snapshot.each(|at, word| look(Some(at), word));
+        self.registers.iter().for_each(|&word| look(None, word));
+        (found.len() <= MOST_CANDIDATES).then(|| found.into_iter().collect())
+    }
+
+    fn is_code(&self, address: u64) -> bool {
+        let next = self
+            .maps
+            .partition_point(|mapping| mapping.start <= address);
+        let mapping = next.checked_sub(1).and_then(|index| self.maps.get(index));
+        mapping.is_some_and(|mapping| mapping.exec && mapping.contains(address))
+    }
+
+    /// The C library's `ucontext_t` holds a pointer into itself: `uc_mcontext.fpregs` to `__fpregs_mem`.
+    fn ucontext(&self, at: u64, word: u64, reach: &Reach) -> Option<Candidate> {
+        const FPREGS: u64 = 0xe0;
+        const FPREGS_MEM: u64 = 0x1a8;
+        const GREGS: u64 = 0x28;
+        if word.wrapping_sub(at) != FPREGS_MEM - FPREGS {
+            return None;
+        }
+        let context = at.checked_sub(FPREGS)?;
+        // r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip (sys/ucontext.h), by DWARF number.
+        const ORDER: [usize; 16] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7];
+        let mut registers: Registers = [None; 16];
+        for (index, number) in ORDER.iter().enumerate() {
+            *registers.get_mut(*number)? = self.snapshot.word(context + GREGS + 8 * index as u64);
+        }
+        let pc = self.snapshot.word(context + GREGS + 8 * 16)?;
+        let low = registers[RSP]?;
+        (reach.has(low, pc) && self.is_code(pc)).then_some(Candidate {
+            low,
+            pc,
+            registers,
+            saved_at: context + GREGS + 8 * 16,
+        })
+    }
+
+    fn on_stack(
+        &self,
+        saved: u64,
+        resume: &Resume,
+        reach: &Reach,
+        calls: &mut HashMap<u64, bool>,
+    ) -> Option<Candidate> {
+        if !saved.is_multiple_of(8) || !reach.has_stack(saved) {
+            return None;
+        }
+        let word = |offset: i64| self.snapshot.word(saved.wrapping_add_signed(offset));
+        if let Some(at) = resume.mxcsr
+            && word(at & !7)? >> (8 * (at & 7)) & 0xffff_0000 != 0
+        {
+            return None;
+        }
+        let pc = word(resume.pc)?;
+        // Where a stack is left there is a call.
+        let is_return = |pc: u64| self.is_code(pc) && follows_call(self.memory, pc);
+        if !*calls.entry(pc).or_insert_with(|| is_return(pc)) {
+            return None;
+        }
+        let mut registers = resume.registers.map(|at| word(at?));
+        registers[RSP] = Some(saved.wrapping_add_signed(resume.sp));
+        Some(Candidate {
+            low: saved,
+            pc,
+            registers,
+            saved_at: saved.wrapping_add_signed(resume.pc),
+        })
+    }
+
+    /// `setjmp`: rbx, rbp, r12 to r15, rsp and pc, some of them hidden by the C library (sysdeps/x86_64/setjmp.S).
+    fn jmp_buf(&self, at: u64, word: u64, reach: &Reach) -> Option<Candidate> {
+        let pc = self.snapshot.word(at.checked_add(8)?)?;
+        let hidden = |word: u64| shown(word, self.guard);
+        let as_is = |word: u64| word;
+        let plain: &dyn Fn(u64) -> u64 = if reach.has(hidden(word), hidden(pc)) {
+            &hidden
+        } else if self.plain_jumps && reach.has_stack(word) {
+            &as_is
+        } else {
+            return None;
+        };
+        if !self.is_code(plain(pc)) || !follows_call(self.memory, plain(pc)) {
+            return None;
+        }
+        let saved = |back: u64| self.snapshot.word(at.checked_sub(back)?);
+        let mut registers: Registers = [None; 16];
+        registers[RSP] = Some(plain(word));
+        registers[3] = saved(0x30);
+        registers[6] = saved(0x28).map(plain);
+        for (number, back) in [(12, 0x20), (13, 0x18), (14, 0x10), (15, 8)] {
+            *registers.get_mut(number)? = saved(back);
+        }
+        Some(Candidate {
+            low: plain(word),
+            pc: plain(pc),
+            registers,
+            saved_at: at + 8,
+        })
+    }
+}
+
+/// What a candidate must have to do with the hits.
+struct Reach {
+    /// The mappings in which they lie.
+    around: Vec<Range<u64>>,
+    addresses: BTreeSet<u64>,
+}
+
+impl Reach {
+    fn new(maps: &[Mapping], hits: &[Hit]) -> Reach {
+        let has_hit = |mapping: &&Mapping| {
+            let mut places = hits.iter().filter_map(|hit| hit.stack);
+            places.any(|at| mapping.contains(at))
+        };
+        let around = maps.iter().filter(has_hit);
+        let around = around.map(|mapping| mapping.start..mapping.end).collect();
+        let addresses = hits.iter().map(|hit| hit.address).collect();
+        Reach { around, addresses }
+    }
+
+    fn has_stack(&self, low: u64) -> bool {
+        self.around.iter().any(|range| range.contains(&low))
+    }
+
+    fn has(&self, low: u64, pc: u64) -> bool {
+        self.has_stack(low) || self.addresses.contains(&pc)
+    }
+}
+
+/// How far up an unwind from a place leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Up to here every word is known to be a return address or none.
+    pub known: u64,
+    /// Here the stack ends; `None`: it may go on.
+    pub end: Option<u64>,
+}
+
+/// How far an unwind has come. A stack that was made by hand ends in zero, or in an address that no call has left there,
+/// in code that says nothing of its caller.
+pub fn extent(memory: &Memory, low: u64, stack: &Stack) -> Extent {
+    let ends_at = |end| Extent {
+        known: end,
+        end: Some(end),
+    };
+    let Some(last) = stack.frames.last() else {
+        return Extent {
+            known: low,
+            end: None,
+        };
+    };
+    let returns_to = || memory.read_u64(last.return_slot?).ok();
+    let has_caller = last.high > last.low;
+    match (stack.complete, has_caller) {
+        (true, _) => ends_at(last.high),
+        (false, true) if returns_to() == Some(0) => ends_at(last.high),
+        (false, false) if stack.frames.len() > 1 && !follows_call(memory, last.pc) => {
+            ends_at(last.low)
+        }
+        _ => Extent {
+            known: last.low,
+            end: None,
+        },
+    }
+}
+
+fn follows_call(memory: &Memory, pc: u64) -> bool {
+    let mut before = [0; 7];
+    let read = memory.read(pc.wrapping_sub(7), &mut before);
+    read.is_ok() && arch::ends_in_call(&before)
+}
+
+/// Whether a word that nothing seems to return to certainly lies on a stack, or is what a suspended stack was once saved
+/// with, and so is dead. Elsewhere it may belong to a stack that was copied away. `stacks` are those that are known: from
+/// where to where they are in use.
+pub fn is_leftover(hit: &Hit, maps: &[Mapping], stacks: &[Range<u64>], saved: &[u64]) -> bool {
+    let Some(at) = hit.stack else { return false };
+    let mapping = maps.iter().find(|mapping| mapping.contains(at));
+    let on_stack = mapping
+        .filter(|mapping| !is_heap(mapping))
+        .is_some_and(|mapping| {
+            let below_end = |stack: &Range<u64>| mapping.contains(stack.start) && at < stack.end;
+            stacks.iter().any(below_end)
+        });
+    on_stack || saved.contains(&at)
+}
+
+/// Where an allocator places small blocks: the program's break, and the C library's arenas (`HEAP_MAX_SIZE`).
+fn is_heap(mapping: &Mapping) -> bool {
+    const ARENA: u64 = 64 << 20;
+    let name = mapping.path.as_deref();
+    name.is_some_and(|name| name.as_os_str() == "[heap]")
+        || name.is_none() && mapping.start.is_multiple_of(ARENA)
+}
+
+/// The first of the hits that a suspended stack goes on in, or returns to, or may return to, for all that is known.
+pub fn held_by<'a>(
+    candidate: &Candidate,
+    stack: &Stack,
+    extent: Extent,
+    hits: &'a [Hit],
+) -> Option<&'a Hit> {
+    let beyond = extent.known..extent.end.unwrap_or(u64::MAX);
+    // Between the saved stack pointer and the first frame lies what the switch takes back.
+    let first = candidate.registers[RSP].unwrap_or(candidate.low);
+    let saved = candidate.low..first;
+    let holds = |at: u64| stack.returns_by(at) || beyond.contains(&at) || saved.contains(&at);
+    hits.iter()
+        .find(|hit| hit.address == candidate.pc || hit.stack.is_some_and(holds))
+}

@@ -1,0 +1,25 @@
+// count() counts by hundreds.
+#include <livepatch.h>
+#include <stddef.h>
+
+struct fiber {
+	void *self, *back;
+	int wants_inside, before, result, again;
+};
+extern void leave(struct fiber *fiber);
+extern void deeper(int *value);
+
+static int lp_count(struct fiber *fiber, int yes)
+{
+	int before = fiber->before;
+	fiber->before = before + 100;
+	deeper(&before);
+	if (yes)
+		leave(fiber);
+	return fiber->before - before;
+}
+
+static struct klp_func funcs[] = { { .old_name = "count", .new_func = lp_count }, { } };
+static struct klp_object objs[] = { { .name = NULL, .funcs = funcs }, { } };
+static struct klp_patch patch = { .objs = objs };
+KLP_PATCH(patch);
