@@ -112,6 +112,13 @@ impl Space {
             .or_else(|| self.find(len, object.end.min(reach.end)..reach.end, false))
     }
 
+    /// The same, but above an address.
+    pub fn find_near_above(&self, len: u64, object: &Range<u64>, low: u64) -> Option<u64> {
+        let near = self.find_near(len, object);
+        near.filter(|&start| start > low)
+            .or_else(|| self.find(len, object.end.max(low)..arch::USER_END, false))
+    }
+
     /// `len` bytes below 2 GiB where no heap grows: below an executable that is not position independent, else at
     /// random.
     pub fn find_low(&self, len: u64, random: u64) -> Option<u64> {
@@ -140,4 +147,24 @@ impl Space {
 /// The pages that a range touches.
 pub fn pages(range: Range<u64>) -> Range<u64> {
     (range.start & !(PAGE - 1))..(range.end.saturating_add(PAGE - 1) & !(PAGE - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of universe 0 of a program at 0x400000 lies below it, and may be as far up there as it gets.
+    #[test]
+    fn tables_lie_above_the_first_one() {
+        let text = 0x0040_0000..0x0050_0000;
+        for low in (0x11000..0x003e_0000).step_by(0x1000) {
+            let mut space = Space {
+                taken: Vec::from([text.clone()]),
+                lowest: 0x10000,
+            };
+            space.take(low..low + PAGE);
+            let table = space.find_near_above(PAGE, &text, low);
+            assert!(table.is_some_and(|table| table > low), "{low:#x}");
+        }
+    }
 }

@@ -182,16 +182,17 @@ impl Engine {
         for region in &self.state.regions {
             space.take(region.start..region.end());
         }
-        let start = self.far_from_everything(&space, len)?;
+        let start = self.far_from_everything(&space, self.state.low, len)?;
         Ok(planned(start, len, purpose))
     }
 
-    /// Where nothing else is near, for what need not be in reach of code.
-    fn far_from_everything(&self, space: &Space, len: u64) -> Result<u64, Error> {
+    /// Where nothing else is near, for what need not be in reach of code: above the table of universe 0, since a gs base is
+    /// the distance from that.
+    fn far_from_everything(&self, space: &Space, low: u64, len: u64) -> Result<u64, Error> {
         let known = self.gadgets.restorers.first().copied();
         let text = known.unwrap_or(arch::USER_END / 2);
         space
-            .find_near(len, &(text..text + 1))
+            .find_near_above(len, &(text..text + 1), low)
             .ok_or_else(|| Error::NoSpace {
                 size: len,
                 object: "the C library".to_owned(),
@@ -254,7 +255,7 @@ impl Engine {
             return Ok(region.start + SWITCH_HEADER);
         }
         let len = table_bytes(slots.saturating_mul(2)).next_multiple_of(PAGE);
-        let start = self.far_from_everything(&plan.space, len)?;
+        let start = self.far_from_everything(&plan.space, plan.low, len)?;
         self.add(plan, planned(start, len, Purpose::Tables));
         Ok(start + SWITCH_HEADER)
     }
@@ -269,7 +270,7 @@ impl Engine {
         {
             return Ok(());
         }
-        let start = self.far_from_everything(&plan.space, PAGE)?;
+        let start = self.far_from_everything(&plan.space, plan.low, PAGE)?;
         self.add(plan, planned(start, PAGE, Purpose::Pool));
         Ok(())
     }
