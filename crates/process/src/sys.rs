@@ -143,11 +143,21 @@ pub fn set_signal_mask(tid: Tid, mask: u64) -> io::Result<()> {
     cvt(unsafe { libc::ptrace(PTRACE_SETSIGMASK, tid, 8usize, &mask as *const u64) }).map(drop)
 }
 
-/// NT_X86_XSTATE: the extended state in the standard XSAVE format.
+const NT_PRFPREG: usize = 2;
+const NT_X86_XSTATE: usize = 0x202;
+
+/// The extended state in the standard XSAVE format; of a processor that has no XSAVE, the 512 bytes of FXSAVE.
 ///
 /// # Errors
-/// ENODEV: the CPU has none. ESRCH: gone.
+/// ESRCH: gone.
 pub fn extended_state(tid: Tid) -> io::Result<Vec<u8>> {
+    match register_set(tid, NT_X86_XSTATE) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => register_set(tid, NT_PRFPREG),
+        other => other,
+    }
+}
+
+fn register_set(tid: Tid, which: usize) -> io::Result<Vec<u8>> {
     let mut buf = vec![0u8; 16 * 1024];
     let mut iov = libc::iovec {
         iov_base: buf.as_mut_ptr().cast(),
@@ -158,7 +168,7 @@ pub fn extended_state(tid: Tid) -> io::Result<Vec<u8>> {
         libc::ptrace(
             libc::PTRACE_GETREGSET,
             tid,
-            0x202usize,
+            which,
             &mut iov as *mut libc::iovec,
         )
     })?;

@@ -16,8 +16,10 @@ const MAGIC1: u32 = 0x4650_5853;
 const MAGIC2: u32 = 0x4650_5845;
 /// XFEATURE_XTILEDATA: 8 KiB of AMX tiles, which a task that uses them would have to carry in its frame.
 const TILE_DATA: u64 = 1 << 18;
-/// UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
-const UC_FLAGS: u64 = 7;
+/// UC_FP_XSTATE: the state is more than what FXSAVE saves, as the words at `SW_BYTES` say.
+const UC_FP_XSTATE: u64 = 1;
+/// UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
+const UC_FLAGS: u64 = 6;
 const UCONTEXT: usize = 304;
 /// Offset of `uc_stack` in `struct ucontext`.
 const UC_STACK: u64 = 16;
@@ -37,12 +39,16 @@ pub fn alternate_stack(at: u64, read: impl Fn(u64) -> Option<u64>) -> Option<(u6
 
 /// Whether AMX tiles are in use: such a task hosts no call.
 pub fn uses_amx(xstate: &[u8]) -> bool {
-    // xstate_bv of the XSAVE header.
+    // xstate_bv of the XSAVE header; there is none where there is no XSAVE.
     word(xstate, FXSAVE).is_some_and(|in_use| in_use & TILE_DATA != 0)
 }
 
-/// The part of the extended state that the frame carries: (features, size in the standard format).
+/// The part of the extended state that the frame carries: (features, size in the standard format); no features where
+/// the processor has no XSAVE.
 fn features(xstate: &[u8]) -> Option<(u64, usize)> {
+    if xstate.len() == FXSAVE {
+        return Some((0, FXSAVE));
+    }
     let features = word(xstate, SW_BYTES)? & !TILE_DATA;
     let mut size = FXSAVE + 64;
     for feature in 2..63u32 {
@@ -64,7 +70,8 @@ pub fn frame(saved: &Registers, mask: u64, xstate: &[u8], restorer: u64) -> Opti
     let mut out = Vec::with_capacity((top - base) as usize);
     let put = |out: &mut Vec<u8>, value: u64| out.extend_from_slice(&value.to_le_bytes());
     put(&mut out, restorer);
-    put(&mut out, UC_FLAGS);
+    let extended = if features == 0 { 0 } else { UC_FP_XSTATE };
+    put(&mut out, UC_FLAGS | extended);
     put(&mut out, 0);
     // uc_stack with flags that sigaltstack refuses: rt_sigreturn leaves the alternate stack alone then.
     put(&mut out, 0);
@@ -94,6 +101,10 @@ pub fn frame(saved: &Registers, mask: u64, xstate: &[u8], restorer: u64) -> Opti
     debug_assert_eq!(out.len(), 8 + UCONTEXT);
     out.resize((fpstate - base) as usize, 0);
     let mut state = xstate.get(..size)?.to_vec();
+    if features == 0 {
+        out.append(&mut state);
+        return Some((base, out));
+    }
     let sw = state.get_mut(SW_BYTES..FXSAVE)?;
     sw.fill(0);
     sw.get_mut(0..4)?.copy_from_slice(&MAGIC1.to_le_bytes());
