@@ -26,6 +26,15 @@ pub enum Shown {
     Checked(Checked),
 }
 
+/// What to know of a transition where nobody is at work: without FSGSBASE it stands still.
+fn only_visits(self_switch: bool) -> &'static str {
+    if self_switch {
+        ""
+    } else {
+        "; no task can switch itself on this machine (no FSGSBASE), tasks move only while livegraft is at work"
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub struct Function {
     name: String,
@@ -48,6 +57,7 @@ pub struct Transitioned {
     most_stopped: u64,
     blocked: Vec<BlockedTask>,
     foreign: Vec<String>,
+    self_switch: bool,
     #[serde(skip)]
     ended: Ended,
     #[serde(skip)]
@@ -127,6 +137,7 @@ impl Transitioned {
             most_stopped: report.most_stopped,
             blocked: report.blocked.iter().map(BlockedTask::new).collect(),
             foreign: report.foreign.clone(),
+            self_switch: report.self_switch,
             ended: report.ended,
             complete: report.complete,
         }
@@ -170,8 +181,9 @@ impl fmt::Display for Transitioned {
             Ended::TimedOut => write!(
                 f,
                 "Time ran out; the transition of patch {patch} in process {pid} is open: {tasks} tasks have moved, \
-                 {} have not. `livegraft resume` goes on, `livegraft reverse` takes it back",
-                self.blocked.len()
+                 {} have not. `livegraft resume` goes on, `livegraft reverse` takes it back{}",
+                self.blocked.len(),
+                only_visits(self.self_switch)
             )?,
         }
         writeln!(
@@ -262,6 +274,7 @@ struct Transition {
     operation: Operation,
     reversed: bool,
     controller: Option<Controller>,
+    self_switch: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -279,6 +292,7 @@ impl Transition {
             controller: view
                 .controller
                 .map(|(pid, alive)| Controller { pid, alive }),
+            self_switch: view.self_switch,
         }
     }
 }
@@ -304,7 +318,8 @@ impl fmt::Display for Transition {
                 )
             }
             None => write!(f, "; nobody is at work, `resume` or `reverse` takes it up"),
-        }
+        }?;
+        write!(f, "{}", only_visits(self.self_switch))
     }
 }
 

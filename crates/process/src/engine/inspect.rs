@@ -60,6 +60,8 @@ pub struct TransitionView {
     pub reversed: bool,
     /// Who works on it: number, and whether it lives.
     pub controller: Option<(i32, bool)>,
+    /// Busy tasks can switch themselves: the kernel lets them (FSGSBASE). Else they move only when they are visited.
+    pub self_switch: bool,
 }
 
 /// One task.
@@ -162,6 +164,7 @@ impl Engine {
             patch: self.state.model.patch(open.patch)?.name.clone(),
             operation: open.operation,
             reversed: open.reversed,
+            self_switch: crate::sys::has_fsgsbase(),
             controller: self.state.controller.map(|controller| {
                 let path = format!("/proc/{}/stat", controller.pid);
                 let stat = crate::process::Stat::read(path.as_ref());
@@ -231,7 +234,8 @@ impl Engine {
                     function,
                     address: hit.map_or(0, |hit| hit.address),
                     stack: hit.and_then(|hit| hit.stack),
-                    armed: matches!(standing, Standing::Waiting { to, .. } if to == target),
+                    armed: crate::sys::has_fsgsbase()
+                        && matches!(standing, Standing::Waiting { to, .. } if to == target),
                 }
             });
             let UniverseId(universe) = universe;

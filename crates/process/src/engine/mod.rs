@@ -1,6 +1,7 @@
 //! One process under the hands of one command: what is recorded in it, and the motions that change it.
 
 mod check;
+mod door;
 mod edits;
 mod inspect;
 mod load;

@@ -90,6 +90,8 @@ pub struct Report {
     pub complete: bool,
     /// Functions whose entries something else has changed since: they run whatever that makes of them.
     pub foreign: Vec<String>,
+    /// Busy tasks can switch themselves, see [`super::TransitionView`].
+    pub self_switch: bool,
 }
 
 /// Milliseconds since the epoch.
@@ -289,6 +291,7 @@ impl Engine {
             children: moved.children,
             complete: moved.complete,
             blocked: moved.blocked,
+            self_switch: crate::sys::has_fsgsbase(),
             foreign: match ended {
                 Ended::Loaded => self.foreign_entries(id),
                 _ => Vec::new(),

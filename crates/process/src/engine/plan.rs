@@ -1,5 +1,6 @@
 //! Planning a load: which entries, by which method, in what memory. Nothing here changes the target.
 
+use super::door::at_call;
 use super::edits::{edited_pages, planned};
 use super::{Engine, table_bytes};
 use crate::arch::{self, Edit, NotRedirectable, PAGE, SLOT_BYTES, SWITCH_HEADER, Site};
@@ -393,10 +394,10 @@ impl Engine {
                 why: NotRedirectable::NoNearMemory.to_string(),
             })?;
         self.add(plan, planned(start, len, Purpose::Trampolines));
-        let stub = arch::stub(plan.low).map_err(|error| {
+        let stub = arch::stub(plan.low, at_call()).map_err(|error| {
             Error::io("assembling the self-switch")(std::io::Error::other(error))
         })?;
-        plan.writes.push((start, stub));
+        plan.writes.push((start, stub.code));
         Ok(start + arch::STUB_AREA)
     }
 

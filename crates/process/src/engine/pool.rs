@@ -4,8 +4,9 @@
 //! opened, when nobody is in one, the pool is filled with zeros. What is not zero was handed out while the open
 //! transition lasted, whoever was at work then, and may have a task in it; only what lies behind it is handed out.
 
+use super::door::{at_call, until};
 use super::{Engine, table_bytes};
-use crate::arch::{self, PAGE, SWITCH_HEADER, SwitchHeader};
+use crate::arch::{self, AtCall, PAGE, SWITCH_HEADER, SwitchHeader};
 use crate::error::Error;
 use crate::stack::{CodeRange, Hit, Ranges};
 use crate::state::{Leaving, Purpose, Region};
@@ -188,7 +189,10 @@ impl Engine {
         let table = start + SWITCH_HEADER;
         let header = SwitchHeader {
             armed: true,
-            gs_to,
+            gs_to: match at_call() {
+                AtCall::Switch => gs_to,
+                AtCall::Wait => until(),
+            },
             stack_low: stack.0,
             stack_high: stack.1,
             ranges: ranges.0,

@@ -1,12 +1,13 @@
 //! The tasks of a process as the model's [`Target`]: visits carry out its verdicts.
 
 use super::Engine;
+use super::door::{self, at_call, has_no_clock};
 use super::together::Sighting;
+use crate::arch::AtCall;
 use crate::boost;
 use crate::error::Error;
 use crate::process::Task;
 use crate::stack::{self, Hit, Ranges, Watched};
-use crate::sys;
 use crate::tracer::Stopping;
 use crate::unwind::Stack;
 use livegraft_model::{
@@ -14,6 +15,7 @@ use livegraft_model::{
     Visit, converge,
 };
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// A running task is left alone at least this long between two visits: less would starve it.
@@ -23,8 +25,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_INTERVAL: Duration = Duration::from_millis(200);
 /// See [`Convergence::free_from_stub`].
 const MOST_IN_STUB: u32 = 4;
-/// One that has dead words on its stack can't switch itself, because it can't tell them from live ones: it must be met
-/// at a good moment.
+/// One that can't switch itself must be met at a good moment: without `wrgsbase` nobody can, and one that has dead words
+/// on its stack can't tell them from live ones.
 const SHORT_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A task that has not moved, and why.
@@ -111,6 +113,10 @@ pub(super) struct Convergence<'a> {
     pool_short: bool,
     must_unwind: bool,
     can_switch: bool,
+    /// Where tasks wait that can't switch themselves, and the gs bases of those that have been told to.
+    waiting_places: Vec<Range<u64>>,
+    waiting: HashMap<Task, u64>,
+    kept_waiting: Instant,
     pause: Duration,
 }
 
@@ -129,6 +135,10 @@ impl Engine {
         }
         let (to, heading) = (open.to, open.heading());
         let switching = self.switching_ranges();
+        let waiting_places = match at_call() {
+            AtCall::Switch => Vec::new(),
+            AtCall::Wait => self.waiting_places(),
+        };
         let mut convergence = Convergence {
             engine: self,
             to,
@@ -144,7 +154,10 @@ impl Engine {
             in_stub: 0,
             pool_short: false,
             must_unwind: false,
-            can_switch: sys::has_fsgsbase(),
+            can_switch: at_call() == AtCall::Switch,
+            waiting_places,
+            waiting: HashMap::new(),
+            kept_waiting: Instant::now(),
             pause: SHORTEST_PAUSE,
         };
         let outcome = converge(&mut convergence, to, open.forced)?;
@@ -267,11 +280,8 @@ impl Convergence<'_> {
         Ok(placed)
     }
 
-    /// Gives a stopped task a private table. Without room in the pool, or without `wrgsbase`, it stays as it is.
+    /// Gives a stopped task a private table. Without room in the pool it stays as it is.
     fn arm(&mut self, from: UniverseId, stack: (u64, u64)) -> Result<Option<u64>, Error> {
-        if !self.can_switch {
-            return Ok(None);
-        }
         let gs = match self.placed(from)? {
             Some(ranges) => self.engine.private_table(from, self.to, stack, ranges)?,
             None => None,
@@ -289,10 +299,10 @@ impl Convergence<'_> {
         soon: bool,
         dead: Dead,
     ) {
-        let longest = if dead == Dead::Some {
-            SHORT_INTERVAL
-        } else {
-            LONGEST_INTERVAL
+        let longest = match dead {
+            _ if !self.can_switch => self.between_chances(),
+            Dead::Some => SHORT_INTERVAL,
+            _ => LONGEST_INTERVAL,
         };
         let interval = match self.seen.get(&task) {
             Some(seen) if !soon => (seen.interval * 2).min(longest),
@@ -309,6 +319,27 @@ impl Convergence<'_> {
             in_stub: std::mem::take(&mut self.in_stub),
         };
         self.seen.insert(task, seen);
+    }
+
+    /// Whether a task that can't switch itself is not to be told to wait either.
+    fn must_not_wait(&self, task: Task) -> bool {
+        self.waiting_places.is_empty() || has_no_clock(task)
+    }
+
+    /// Those that were told to wait at their calls go on doing so for as long as we are at work.
+    fn keep_waiting(&mut self) -> Result<(), Error> {
+        if self.can_switch || self.kept_waiting.elapsed() < door::REMIND {
+            return Ok(());
+        }
+        self.kept_waiting = Instant::now();
+        let mut waiting = self.waiting.values();
+        waiting.try_for_each(|&gs| self.engine.keep_waiting(gs))
+    }
+
+    /// How long a task that can't switch itself is left alone. Many of them share the visits.
+    fn between_chances(&self) -> Duration {
+        let all = SHORT_INTERVAL.saturating_mul(self.busy.max(1));
+        all.min(LONGEST_INTERVAL)
     }
 
     /// A task that is found in the self-switch again and again hardly does anything else: something on its stack keeps it
@@ -346,6 +377,7 @@ impl Target for Convergence<'_> {
 
     fn tasks(&mut self) -> Result<Listing<Task>, Error> {
         boost::adapt_priority();
+        self.keep_waiting()?;
         let listing = self.engine.process.tasks()?;
         let left = listing.tasks.len().saturating_sub(self.arrived.len());
         (self.watch)(self.arrived.len(), left);
@@ -404,6 +436,8 @@ impl Target for Convergence<'_> {
             .entry(from)
             .or_insert_with(|| engine.watched(from, to));
         let restorers = &engine.gadgets.restorers;
+        let waits = engine.before_waiting(&self.waiting_places, &regs);
+        let regs = waits.unwrap_or(regs);
         let checked = stack::check(&engine.process, &regs, restorers, replaced, &self.switching);
         let Ok(mut found) = checked else {
             drop(stopped);
@@ -440,25 +474,29 @@ impl Target for Convergence<'_> {
             }
             // What is dead on its stack would keep it from switching itself.
             Verdict::Arm if dead != Dead::None => carried_out = Verdict::Again,
+            Verdict::Arm if !self.can_switch && self.must_not_wait(task) => {}
             Verdict::Arm => match self.arm(from, found.stack)? {
                 Some(gs) => {
                     if stopped.set_gs_base(gs).is_err() {
                         return Ok(Visit::Gone);
                     }
+                    self.waiting.insert(task, gs);
                 }
                 None => carried_out = Verdict::Again,
             },
             Verdict::Again => self.free_from_stub(task, standing, regs.gs_base)?,
-            Verdict::Settled | Verdict::Wait => {}
+            Verdict::Wait => drop(self.waiting.insert(task, regs.gs_base)),
+            Verdict::Settled => {}
         }
         drop(stopped);
         match carried_out {
             Verdict::Move | Verdict::Settled => {
                 self.seen.remove(&task);
+                self.waiting.remove(&task);
                 self.arrived.insert(task);
             }
             _ => {
-                let armed = matches!(carried_out, Verdict::Arm | Verdict::Wait);
+                let armed = self.can_switch && matches!(carried_out, Verdict::Arm | Verdict::Wait);
                 let soon = carried_out == Verdict::Again && dead != Dead::Some;
                 let hit = found.hits.first().copied();
                 self.remember(task, hit, found.stack, armed, soon, dead);
@@ -483,7 +521,11 @@ impl Target for Convergence<'_> {
         let held = self.is_still_held(task, &seen);
         if held {
             // A look without a stop is cheap, but not for thousands.
-            let longest = LONGEST_PAUSE + Duration::from_micros(200).saturating_mul(self.busy);
+            let longest = if self.can_switch {
+                LONGEST_PAUSE + Duration::from_micros(200).saturating_mul(self.busy)
+            } else {
+                self.between_chances()
+            };
             seen.at = Instant::now();
             seen.interval = (seen.interval * 2).min(longest).min(LONGEST_INTERVAL);
             self.seen.insert(task, seen);
@@ -518,7 +560,7 @@ impl Target for Convergence<'_> {
                 self.pause
             };
             let at_any_moment = |seen: &Seen| seen.soon || seen.dead == Dead::Some;
-            let pause = if self.seen.values().any(at_any_moment) {
+            let pause = if !self.can_switch || self.seen.values().any(at_any_moment) {
                 pause.min(SHORT_INTERVAL)
             } else {
                 pause

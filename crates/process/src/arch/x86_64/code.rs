@@ -5,9 +5,13 @@
 //! when nothing replaced is left on it, sets the gs base with `wrgsbase`; then the thunk jumps through the second
 //! word of the slot, in whichever table the task is now.
 //!
-//! The switch header lies right below a table, at `A - 64` seen through gs.
+//! Where `wrgsbase` is not to be had, the stub waits a moment instead of switching, at a place where whoever visits the
+//! task can move it: see [`AtCall::Wait`].
+//!
+//! The switch header lies right below a table, at `A - 64` seen through gs. That of an ordinary table is all zeros.
 
 use super::SLOT_BYTES;
+use crate::sys::Registers;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
@@ -28,14 +32,20 @@ const RANGE_COUNT: i64 = -24;
 /// Where in a chunk the original goes on: behind the trampoline.
 pub const CONTINUATION: u64 = 8;
 const THUNK: u64 = 64;
+/// Where the thunk's call of the stub returns to.
+const AFTER_CALL: u64 = THUNK + 10;
 const RED_ZONE: i32 = 128;
+/// So many times a waiting task looks at the clock during one call: 30 to 250 us.
+const TURNS: u32 = 4096;
+/// The registers that the stub uses, in the order in which it saves them.
+const SAVED: usize = 9;
 
 /// What a private table says below its first slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SwitchHeader {
     /// The task may switch itself. One byte, so that it can be taken back while the stub runs.
     pub armed: bool,
-    /// The gs base of the universe to switch to.
+    /// The gs base of the universe to switch to, or how long the task waits, see [`AtCall`].
     pub gs_to: u64,
     /// The stack that was seen: addresses from here ...
     pub stack_low: u64,
@@ -134,7 +144,7 @@ pub fn chunk(base: u64, stub: u64, low: u64, slot: u32, continuation: &[u8]) -> 
     // lea -128(%rsp),%rsp: step over the red zone.
     bytes.extend_from_slice(&[0x48, 0x8d, 0x64, 0x24, 0x80]);
     // call stub
-    let after_call = thunk_at.checked_add(10)?;
+    let after_call = base.checked_add(AFTER_CALL)?;
     let displacement = i32::try_from(stub.wrapping_sub(after_call) as i64).ok()?;
     bytes.push(0xe8);
     bytes.extend_from_slice(&displacement.to_le_bytes());
@@ -165,15 +175,60 @@ pub struct Chunk {
     pub bytes: Vec<u8>,
 }
 
+/// What a task does at a call where nothing replaced is on its stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtCall {
+    /// It sets its gs base to the header's `gs_to`.
+    Switch,
+    /// It waits to be visited: for a moment, and only until the time stamp counter has reached the header's `gs_to`. A
+    /// controller that is at work puts that off again and again; without one nobody waits. Then it goes on in the table
+    /// that it has by then.
+    Wait,
+}
+
+/// See [`stub`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stub {
+    /// Its code.
+    pub code: Vec<u8>,
+    /// Where in it a task waits.
+    pub waiting: std::ops::Range<u64>,
+}
+
+/// How many words of its stack a waiting task's registers are in, see [`before_waiting`].
+pub const WAITING_WORDS: usize = SAVED + 2;
+
+/// The registers of a waiting task as they were at the call, but for the program counter, and the first byte of the
+/// entry's chunk. `words` are those from its stack pointer on.
+pub fn before_waiting(regs: &Registers, words: &[u64; WAITING_WORDS]) -> (Registers, u64) {
+    let mut before = *regs;
+    before.rsp = regs
+        .rsp
+        .wrapping_add(8 * WAITING_WORDS as u64)
+        .wrapping_add(RED_ZONE as u64);
+    before.r11 = words[0];
+    before.r10 = words[1];
+    before.r9 = words[2];
+    before.r8 = words[3];
+    before.rdi = words[4];
+    before.rsi = words[5];
+    before.rdx = words[6];
+    before.rcx = words[7];
+    before.rax = words[8];
+    before.eflags = words[9];
+    (before, words[10].wrapping_sub(AFTER_CALL))
+}
+
 /// The stub, position independent apart from `low`. It keeps every register and flag.
 ///
 /// # Errors
 /// When an instruction can't be encoded; never for `low` below 2 GiB.
-pub fn stub(low: u64) -> Result<Vec<u8>, IcedError> {
+pub fn stub(low: u64, at_call: AtCall) -> Result<Stub, IcedError> {
     let mut a = CodeAssembler::new(64)?;
     let field = |offset: i64| qword_ptr(low.wrapping_add_signed(offset)).gs();
-    let saved = [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11];
-    let (mut out, mut scan, mut search, mut left, mut next) = (
+    let saved: [_; SAVED] = [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11];
+    let (mut wait, mut out, mut scan, mut search, mut left, mut next) = (
+        a.create_label(),
         a.create_label(),
         a.create_label(),
         a.create_label(),
@@ -226,17 +281,42 @@ pub fn stub(low: u64) -> Result<Vec<u8>, IcedError> {
     a.cmp(rsi, rdi)?;
     a.jb(scan)?;
     // Nothing replaced is left. A controller that takes the order back meanwhile looks for us at this place.
+    a.mov(r8d, TURNS)?;
+    a.set_label(&mut wait)?;
     a.cmp(armed(), 0)?;
     a.je(out)?;
-    a.mov(rax, field(GS_TO))?;
-    a.wrgsbase(rax)?;
+    match at_call {
+        AtCall::Switch => {
+            a.mov(rax, field(GS_TO))?;
+            a.wrgsbase(rax)?;
+        }
+        AtCall::Wait => {
+            a.rdtsc()?;
+            a.shl(rdx, 32)?;
+            a.or(rax, rdx)?;
+            a.cmp(rax, field(GS_TO))?;
+            a.jae(out)?;
+            a.pause()?;
+            a.dec(r8d)?;
+            a.jne(wait)?;
+        }
+    }
     a.set_label(&mut out)?;
     for register in saved.into_iter().rev() {
         a.pop(register)?;
     }
     a.popfq()?;
     a.ret()?;
-    a.assemble(0)
+    let options = iced_x86::BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
+    let assembled = a.assemble_options(0, options)?;
+    let waiting = match at_call {
+        AtCall::Switch => 0..0,
+        AtCall::Wait => assembled.label_ip(&wait)?..assembled.label_ip(&out)?,
+    };
+    Ok(Stub {
+        code: assembled.inner.code_buffer,
+        waiting,
+    })
 }
 
 #[cfg(test)]
@@ -245,9 +325,14 @@ mod tests {
 
     #[test]
     fn stub_fits_and_names_absolute_addresses() {
-        let bytes = stub(0x1234_0040).expect("encodes");
+        for at_call in [AtCall::Switch, AtCall::Wait] {
+            names_absolute_addresses(&stub(0x1234_0040, at_call).expect("encodes").code);
+        }
+    }
+
+    fn names_absolute_addresses(bytes: &[u8]) {
         assert!(bytes.len() as u64 <= STUB_AREA, "{} bytes", bytes.len());
-        let decoder = iced_x86::Decoder::with_ip(64, &bytes, 0, 0);
+        let decoder = iced_x86::Decoder::with_ip(64, bytes, 0, 0);
         for instruction in decoder {
             assert!(!instruction.is_invalid());
             if instruction.segment_prefix() == iced_x86::Register::GS {
@@ -260,6 +345,24 @@ mod tests {
                 assert!((0x1234_0000..0x1234_0040).contains(&place), "{instruction}");
             }
         }
+    }
+
+    /// Where a task waits, its registers are saved, and nothing but the clock and the order decides.
+    #[test]
+    fn waiting_keeps_the_stack() {
+        let stub = stub(0x1234_0040, AtCall::Wait).expect("encodes");
+        let mut pushed = 0_usize;
+        let mut within = 0;
+        for instruction in iced_x86::Decoder::with_ip(64, &stub.code, 0, 0) {
+            if stub.waiting.contains(&instruction.ip()) {
+                within += 1;
+                assert_eq!(pushed, SAVED + 1, "{instruction}");
+                assert_eq!(instruction.stack_pointer_increment(), 0, "{instruction}");
+            } else if instruction.stack_pointer_increment() < 0 {
+                pushed += 1;
+            }
+        }
+        assert!(within > 5, "{within}");
     }
 
     #[test]

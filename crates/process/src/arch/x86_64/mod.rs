@@ -8,8 +8,8 @@ mod switch;
 mod syscall;
 
 pub use code::{
-    CHUNK, CONTINUATION, Chunk, STUB_AREA, SWITCH_HEADER, SwitchHeader, chunk, decode_header,
-    header, stub, table,
+    AtCall, CHUNK, CONTINUATION, Chunk, STUB_AREA, SWITCH_HEADER, SwitchHeader, WAITING_WORDS,
+    before_waiting, chunk, decode_header, header, stub, table,
 };
 pub use entry::{
     CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, last_return_address, pun_edit,
