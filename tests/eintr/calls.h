@@ -49,6 +49,10 @@ static const char *call_epoll_pwait(void)
 	sigemptyset(&set);
 	return gave(epoll_pwait(epoll_fd, &event, 1, WAIT_MS, &set), 0);
 }
+static int prepare_epoll_pwait2(void)
+{
+	return syscall(SYS_epoll_pwait2, -1, NULL, 0, NULL, NULL, 8) == 0 || errno != ENOSYS;
+}
 static const char *call_epoll_pwait2(void)
 {
 	struct epoll_event event;
@@ -275,7 +279,7 @@ static const struct {
 } calls[] = {
 	{ "epoll_wait", call_epoll_wait, WAIT_US - 1000, 0, NULL },
 	{ "epoll_pwait", call_epoll_pwait, WAIT_US - 1000, 0, NULL },
-	{ "epoll_pwait2", call_epoll_pwait2, WAIT_US, 0, NULL },
+	{ "epoll_pwait2", call_epoll_pwait2, WAIT_US, 0, prepare_epoll_pwait2 },
 	{ "epoll_wait without timeout", call_epoll_wait_for_ever, 0, 1, NULL },
 	{ "read with SO_RCVTIMEO", call_read_timeout, WAIT_US - 8000, 0, NULL },
 	{ "recv with SO_RCVTIMEO", call_recv, WAIT_US - 8000, 0, NULL },

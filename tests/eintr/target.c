@@ -4,6 +4,7 @@
 //# target: gcc -O2 pie
 //# mappings: own
 //
+// Argument: 1 if timeouts may end early: those that are counted in ticks do on a machine that gets its ticks late.
 // Commands: "rounds" says how often the slowest call has come round since the last "rounds", and names it; "skipped"
 // names the calls that this kernel or sandbox does not have.
 #include "scn.h"
@@ -21,6 +22,8 @@ static struct {
 	long last;
 } state[CALLS];
 
+static int late_ticks;
+
 static void *run(void *argument)
 {
 	int self = (int)(intptr_t)argument;
@@ -34,7 +37,7 @@ static void *run(void *argument)
 		uint64_t took = scn_now_us() - before;
 		if (wrong)
 			scn_broken("%s: %s (%s) after %lu us", calls[self].name, wrong, strerror(errno), (long)took);
-		if (took < calls[self].at_least_us)
+		if (!late_ticks && took < calls[self].at_least_us)
 			scn_broken("%s ended after %lu us", calls[self].name, (long)took);
 		atomic_store(&state[self].version, tick(3) - 3);
 		atomic_fetch_add(&state[self].rounds, 1);
@@ -88,8 +91,9 @@ static const char *scn_command(const char *line)
 	return text;
 }
 
-int main(void)
+int main(int count, char **values)
 {
+	late_ticks = scn_argument(count, values, 1, 0);
 	prepare_helpers();
 	for (intptr_t i = 0; i < CALLS; i++)
 		scn_thread(run, (void *)i);

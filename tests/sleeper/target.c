@@ -2,16 +2,17 @@
 //
 //# target: gcc,clang -O2 pie
 //
+// Argument: how many of the workers do nothing else.
 // Commands: "wake" lets the sleeper's job() return once, and waits until it has entered the next one; "workers" says
 // which version all workers run; "sleeper" says which version the sleeper is in; "spare" calls spare(), which nobody else
 // does, and says which version it is. "gs" starts a task that uses %gs for itself, "gs-base" says whether it still has its
-// gs base, "no-gs" ends it.
+// gs base, "no-gs" ends it. "out" lets job() return once and keeps the sleeper out of the next one until "in".
 #include "scn.h"
 #include <asm/prctl.h>
 
 enum { WORKERS = 6 };
-static int pipe_ends[2];
-static atomic_int entered, left_old, left_new;
+static int pipe_ends[2], hot;
+static atomic_int entered, left_old, left_new, kept_out;
 static struct {
 	atomic_ulong rounds;
 	atomic_int version;
@@ -66,8 +67,11 @@ PATCHABLE int spare(int x)
 
 static void *sleeper(void *argument)
 {
-	for (long rounds = 0;;)
+	for (long rounds = 0;;) {
 		rounds = job(rounds);
+		while (atomic_load(&kept_out))
+			scn_nap_us(1000);
+	}
 	return argument;
 }
 
@@ -77,7 +81,7 @@ static void *worker(void *argument)
 	for (int x = 0;; x = (x + 1) & 0xffff) {
 		atomic_store(&workers[self].version, tick(x) - x);
 		atomic_fetch_add(&workers[self].rounds, 1);
-		if (self > 1)
+		if (self >= hot)
 			scn_nap_us(300);
 	}
 	return NULL;
@@ -164,6 +168,21 @@ static const char *scn_command(const char *line)
 			scn_nap_us(100);
 		return sleeper_says();
 	}
+	if (!strcmp(line, "out")) {
+		int before = atomic_load(&left_old) + atomic_load(&left_new);
+		atomic_store(&kept_out, 1);
+		(void)!write(pipe_ends[1], "", 1);
+		while (atomic_load(&left_old) + atomic_load(&left_new) == before)
+			scn_nap_us(100);
+		return "ok";
+	}
+	if (!strcmp(line, "in")) {
+		int before = atomic_load(&entered);
+		atomic_store(&kept_out, 0);
+		while (atomic_load(&entered) == before)
+			scn_nap_us(100);
+		return sleeper_says();
+	}
 	if (!strcmp(line, "workers"))
 		return workers_say();
 	if (!strcmp(line, "sleeper"))
@@ -175,8 +194,9 @@ static const char *scn_command(const char *line)
 	return "unknown command";
 }
 
-int main(void)
+int main(int count, char **values)
 {
+	hot = scn_argument(count, values, 1, 2);
 	(void)!pipe(pipe_ends);
 	pthread_setname_np(scn_thread(sleeper, NULL), "sleeper");
 	for (intptr_t i = 0; i < WORKERS; i++)

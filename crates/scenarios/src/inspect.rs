@@ -147,6 +147,9 @@ impl Baseline {
             let opened = self.files.get(&mapping.name);
             let opened = opened.unwrap_or_else(|| panic!("{} is not there", mapping.name));
             read_up_to(opened, mapping.offset, &mut file);
+            if now == file {
+                continue;
+            }
             if let Some(at) = (0..length).find(|&i| now[i] != file[i]) {
                 let address = mapping.start + at as u64;
                 return Some(format!(

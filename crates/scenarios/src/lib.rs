@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod compile;
 pub mod cycle;
+pub mod guest;
 pub mod inspect;
 pub mod plan;
 pub mod redis;
@@ -18,7 +19,10 @@ pub mod target;
 pub use cli::{Outcome, livegraft};
 pub use compile::{compile_patch, compile_patch_as, compile_target};
 pub use plan::{Build, Plan};
-pub use sys::{Tracer, Uprobe, bare_visit, kill, killpg, raise_open_files, walk_and_stop};
+pub use sys::{
+    Tracer, Uprobe, bare_visit, has_fsgsbase, kill, killpg, raise_open_files, set_gs_base,
+    walk_and_stop,
+};
 pub use target::Target;
 
 use std::io::Write;

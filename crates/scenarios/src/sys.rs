@@ -53,6 +53,25 @@ pub fn without_randomization(command: &mut Command) {
     unsafe { command.pre_exec(switch_off) };
 }
 
+/// The command will not outlive the thread that starts it.
+pub fn end_with_us(command: &mut Command) {
+    let prepare = || {
+        // SAFETY: no memory is involved.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Whether user space may use `wrgsbase` (AT_HWCAP2 bit 1).
+pub fn has_fsgsbase() -> bool {
+    // SAFETY: no memory is involved.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
+}
+
 fn ptrace(request: libc::c_uint, tid: i32, data: *mut libc::c_void) -> io::Result<()> {
     // SAFETY: data is null or points to what the request wants, see the callers.
     let result = unsafe { libc::ptrace(request, tid, null_mut::<libc::c_void>(), data) };
@@ -95,6 +114,19 @@ pub fn bare_visit(tid: i32) -> io::Result<u64> {
     ptrace(libc::PTRACE_DETACH, tid, signal as *mut libc::c_void)?;
     // SAFETY: PTRACE_GETREGS has filled it.
     Ok(unsafe { registers.assume_init() }.gs_base)
+}
+
+/// Sets the gs base of one task. A signal that arrives first is passed on.
+pub fn set_gs_base(tid: i32, base: u64) -> io::Result<()> {
+    ptrace(libc::PTRACE_SEIZE, tid, null_mut())?;
+    ptrace(libc::PTRACE_INTERRUPT, tid, null_mut())?;
+    let signal = wait_for_stop(tid)?;
+    let offset = std::mem::offset_of!(libc::user_regs_struct, gs_base);
+    // SAFETY: the request takes an offset and a number.
+    let set = unsafe { libc::ptrace(libc::PTRACE_POKEUSER, tid, offset, base) };
+    let failed = io::Error::last_os_error();
+    ptrace(libc::PTRACE_DETACH, tid, signal as *mut libc::c_void)?;
+    if set == -1 { Err(failed) } else { Ok(()) }
 }
 
 /// A task that this thread traces and that stands still. It goes on when this is dropped: one that is traced by a thread

@@ -44,6 +44,7 @@ fn programs_are_well_when_left_alone() {
         "stacks_generated",
         "fibers",
         "lua",
+        "gsbase",
     ];
     for name in names {
         let plan = Plan::read(name);
