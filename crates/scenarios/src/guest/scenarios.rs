@@ -306,7 +306,7 @@ fn killed_while_it_waits() -> String {
 /// At moments spread over a whole load and a whole unload. The program goes on, and one command puts all in order.
 fn killed_at_any_moment() -> String {
     const MOMENTS: u32 = 2;
-    let (mut target, klp) = begin("contract", &["1", "3", "0"]);
+    let (mut target, klp) = begin("contract", &["0", "4", "0"]);
     let [loaded, unloaded] = round(&mut target, &klp, &[]);
     let path = klp.to_str().expect("a path in UTF-8");
     let pid = target.pid_text();
