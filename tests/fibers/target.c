@@ -5,9 +5,10 @@
 //# target: gcc,clang -O2 pie
 //# mappings: own
 //
-// KIND says how they are switched, each way in its own words (see below). Commands: "inside N": fiber N calls the function
-// and is suspended in it; "outside N": it finishes the function, gives its result, calls it once more to the end and is
-// suspended outside; "threads": two more tasks hand each other a fiber all the time; "fill": 80 MiB of memory are used.
+// How they are switched is a matter of flags: UCONTEXT, JUMPS, BOOST, COPIES, or none; HEAP: the stacks are in the heap.
+// Commands: "inside N": fiber N calls the function and is suspended in it; "outside N": it finishes the function, gives
+// its result, calls it once more to the end and is suspended outside; "threads": two more tasks hand each other a fiber
+// all the time; "fill": 80 MiB of memory are used.
 #include "scn.h"
 #include <setjmp.h>
 #include <signal.h>
@@ -277,10 +278,15 @@ static const char *scn_command(const char *line)
 
 int main(void)
 {
-	// Side by side, as an allocator may place them: one mapping, and nothing between them.
+	// Side by side, as an allocator may place them: one mapping, and nothing between them. Or blocks of the heap.
 	char *stacks = mmap(NULL, FIBERS * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	for (int number = 0; number < FIBERS; number++)
-		make(&fibers[number], stacks + number * STACK, body);
+	for (int number = 0; number < FIBERS; number++) {
+		char *stack = stacks + number * STACK;
+#if defined HEAP
+		stack = malloc(STACK);
+#endif
+		make(&fibers[number], stack, body);
+	}
 	// Each has called the function, and what that left on its stack is there.
 	for (int number = 0; number < FIBERS; number++)
 		run(number);

@@ -387,27 +387,67 @@ fn follows_call(memory: &Memory, pc: u64) -> bool {
     read.is_ok() && arch::ends_in_call(&before)
 }
 
-/// Whether a word that nothing seems to return to certainly lies on a stack, or is what a suspended stack was once saved
-/// with, and so is dead. Elsewhere it may belong to a stack that was copied away. `stacks` are those that are known: from
-/// where to where they are in use.
-pub fn is_leftover(hit: &Hit, maps: &[Mapping], stacks: &[Range<u64>], saved: &[u64]) -> bool {
-    let Some(at) = hit.stack else { return false };
-    let mapping = maps.iter().find(|mapping| mapping.contains(at));
-    let on_stack = mapping
-        .filter(|mapping| !is_heap(mapping))
-        .is_some_and(|mapping| {
-            let below_end = |stack: &Range<u64>| mapping.contains(stack.start) && at < stack.end;
-            stacks.iter().any(below_end)
-        });
-    on_stack || saved.contains(&at)
+impl Snapshot {
+    /// Whether a word that nothing seems to return to certainly lies on a stack, or is what a suspended stack was once
+    /// saved with, and so is dead. Elsewhere it may belong to a stack that was copied away. `stacks` are those that are
+    /// known: from where to where they are in use.
+    pub fn is_leftover(
+        &self,
+        hit: &Hit,
+        maps: &[Mapping],
+        stacks: &[Range<u64>],
+        saved: &[u64],
+    ) -> bool {
+        let Some(at) = hit.stack else { return false };
+        let on_stack = || {
+            let mapping = maps.iter().find(|mapping| mapping.contains(at))?;
+            let room = match heap(mapping) {
+                None => mapping.start..mapping.end,
+                Some(Heap::Break) => self.block(mapping, at)?,
+                Some(Heap::Arena) => return None,
+            };
+            let below_end = |stack: &Range<u64>| room.contains(&stack.start) && at < stack.end;
+            stacks.iter().find(|stack| below_end(stack))
+        };
+        saved.contains(&at) || on_stack().is_some()
+    }
+
+    /// The block of the program's break that an address lies in: the C library lays them end to end, each with its size
+    /// in its second word (glibc, malloc/malloc.c). `None` where that does not come out even.
+    fn block(&self, heap: &Mapping, at: u64) -> Option<Range<u64>> {
+        const SMALLEST: u64 = 32;
+        const FLAGS: u64 = 7;
+        let mut found = None;
+        let mut start = heap.start;
+        while start < heap.end {
+            let size = self.word(start.checked_add(8)?)? & !FLAGS;
+            let end = start.checked_add(size)?;
+            if size < SMALLEST || end > heap.end {
+                return None;
+            }
+            if (start..end).contains(&at) {
+                found = Some(start..end);
+            }
+            start = end;
+        }
+        found
+    }
 }
 
-/// Where an allocator places small blocks: the program's break, and the C library's arenas (`HEAP_MAX_SIZE`).
-fn is_heap(mapping: &Mapping) -> bool {
+/// Where an allocator places small blocks.
+enum Heap {
+    /// The program's break.
+    Break,
+    /// One more arena of the C library (`HEAP_MAX_SIZE`).
+    Arena,
+}
+
+fn heap(mapping: &Mapping) -> Option<Heap> {
     const ARENA: u64 = 64 << 20;
-    let name = mapping.path.as_deref();
-    name.is_some_and(|name| name.as_os_str() == "[heap]")
-        || name.is_none() && mapping.start.is_multiple_of(ARENA)
+    match mapping.path.as_deref() {
+        Some(name) => (name.as_os_str() == "[heap]").then_some(Heap::Break),
+        None => mapping.start.is_multiple_of(ARENA).then_some(Heap::Arena),
+    }
 }
 
 /// The first of the hits that a suspended stack goes on in, or returns to, or may return to, for all that is known.

@@ -17,7 +17,8 @@ fn start(build: &Build) -> (Target, PathBuf) {
 
 fn each_compiler(kind: &str, run: impl Fn(Target, PathBuf)) {
     for build in Plan::read("fibers").targets() {
-        let build = build.flag(&format!("-D{kind}"));
+        let flags = kind.split(' ').map(|flag| format!("-D{flag}"));
+        let build = flags.fold(build, |build, flag| build.flag(&flag));
         if has_compilers([&build]) {
             let (target, klp) = start(&build);
             run(target, klp);
@@ -91,6 +92,11 @@ fn fibers_as_boost_has_them() {
 #[test]
 fn fibers_as_ruby_has_them() {
     one_task("RUBY");
+}
+
+#[test]
+fn stacks_in_the_heap() {
+    one_task("BOOST HEAP");
 }
 
 /// Several tasks that hand each other a fiber move in one motion, if that is allowed. A fiber that is suspended within

@@ -349,7 +349,7 @@ impl Engine {
         }
         let mut elsewhere = hits.iter().take(elsewhere);
         let doubtful =
-            elsewhere.find(|hit| !suspended::is_leftover(hit, &self.maps, &stacks, &saved));
+            elsewhere.find(|hit| !snapshot.is_leftover(hit, &self.maps, &stacks, &saved));
         Ok(doubtful.map(|&hit| Held {
             hit,
             stack: Stack::default(),
