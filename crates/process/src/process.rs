@@ -7,6 +7,7 @@ use livegraft_model::Listing;
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufRead, Read};
+use std::ops::Range;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -245,26 +246,26 @@ impl Process {
         }
     }
 
-    /// Whether the mapping around an address may not be replaced (mseal, `sl` among the VmFlags of smaps).
-    pub fn is_sealed(&self, address: u64) -> bool {
+    /// The mappings that may not be replaced (mseal, `sl` among the VmFlags of smaps).
+    pub fn sealed_ranges(&self) -> Vec<Range<u64>> {
         let Ok(smaps) = File::open(self.live().join("smaps")) else {
-            return false;
+            return Vec::new();
         };
-        let mut within = false;
+        let mut sealed = Vec::new();
+        let mut mapping = None;
         for line in io::BufReader::new(smaps).lines().map_while(Result::ok) {
             if let Some(flags) = line.strip_prefix("VmFlags:") {
-                if within {
-                    return flags.split_ascii_whitespace().any(|flag| flag == "sl");
-                }
+                let is_sealed = flags.split_ascii_whitespace().any(|flag| flag == "sl");
+                sealed.extend(mapping.take().filter(|_| is_sealed));
             } else if let Some((start, rest)) = line.split_once('-') {
                 let number = |text| u64::from_str_radix(text, 16).ok();
                 let end = rest.split(' ').next().and_then(number);
                 if let (Some(start), Some(end)) = (number(start), end) {
-                    within = (start..end).contains(&address);
+                    mapping = Some(start..end);
                 }
             }
         }
-        false
+        sealed
     }
 
     /// The number of an open file whose name begins so.
@@ -296,6 +297,16 @@ impl Process {
             .collect()
     }
 
+    /// Some tasks of the process itself, most often all.
+    ///
+    /// # Errors
+    /// [`Error::Exited`] when the process is gone.
+    pub fn some_tasks(&self) -> Result<Vec<Task>, Error> {
+        let mut tasks = Vec::new();
+        read_tasks(self.pid, &mut tasks).map_err(|_| Error::Exited(self.pid))?;
+        Ok(tasks)
+    }
+
     /// All tasks that run in this memory. See [`list_tasks`] for when the listing counts as complete.
     ///
     /// # Errors
@@ -317,7 +328,19 @@ impl Process {
 fn list_tasks(pid: i32, tasks: &mut Vec<Task>) -> io::Result<bool> {
     let dir = PathBuf::from(format!("/proc/{pid}"));
     let first = tasks.len();
-    for entry in fs::read_dir(dir.join("task"))? {
+    read_tasks(pid, tasks)?;
+    let counted = status_field(&dir, "Threads").and_then(|text| text.parse::<usize>().ok());
+    let listed = tasks.get(first..).unwrap_or_default();
+    if counted.is_none_or(|counted| listed.len() < counted) {
+        return Ok(false);
+    }
+    let alive = listed.iter().filter(|task| task.is_there()).count();
+    Ok(counted == Some(alive))
+}
+
+/// Adds the tasks of a process, as far as the kernel lists them.
+fn read_tasks(pid: i32, tasks: &mut Vec<Task>) -> io::Result<()> {
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let entry = entry?;
         if let Some(tid) = entry
             .file_name()
@@ -331,13 +354,7 @@ fn list_tasks(pid: i32, tasks: &mut Vec<Task>) -> io::Result<bool> {
             });
         }
     }
-    let counted = status_field(&dir, "Threads").and_then(|text| text.parse::<usize>().ok());
-    let listed = tasks.get(first..).unwrap_or_default();
-    if counted.is_none_or(|counted| listed.len() < counted) {
-        return Ok(false);
-    }
-    let alive = listed.iter().filter(|task| task.is_there()).count();
-    Ok(counted == Some(alive))
+    Ok(())
 }
 
 fn task_dir(pid: i32, tid: Tid) -> PathBuf {

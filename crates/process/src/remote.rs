@@ -193,10 +193,8 @@ impl<'a> Host<'a> {
     ) -> Result<Host<'a>, Error> {
         let mut why = String::from("it has no task that is suitable");
         for _ in 0..50 {
-            let tasks = process.tasks()?.tasks;
-            let own = tasks.into_iter().filter(|task| task.pid == process.pid);
             let mut candidates = Vec::new();
-            for task in own {
+            for task in process.some_tasks()? {
                 let suitability = suitability(&task);
                 if suitability < u32::MAX {
                     candidates.push((suitability, task));

@@ -56,6 +56,11 @@ impl Ranges {
         Ranges(self.0.iter().filter(touches).copied().collect())
     }
 
+    /// Those that touch one of several ranges.
+    pub fn touching<'a>(&self, spans: impl Iterator<Item = &'a std::ops::Range<u64>>) -> Ranges {
+        Ranges::new(spans.flat_map(|span| self.overlapping(span).0).collect())
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &CodeRange> {
         self.0.iter()

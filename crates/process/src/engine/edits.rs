@@ -1,7 +1,8 @@
 //! Writing and taking back entries: single bytes where they stand, pages by one `mremap`.
 
 use super::Engine;
-use crate::arch::{Edit, PAGE, nr};
+use super::text::Text;
+use crate::arch::{Edit, PAGE};
 use crate::error::Error;
 use crate::space::pages;
 use crate::stack::{CodeRange, Ranges};
@@ -62,8 +63,7 @@ impl Engine {
 
     /// The bytes that should stand at an address range, given what its file says: the edits of all entries that jump
     /// laid over it.
-    pub(super) fn overlay(&self, address: u64, bytes: &mut [u8]) {
-        let wanted = self.wanted();
+    pub(super) fn overlay(&self, wanted: &BTreeSet<Slot>, address: u64, bytes: &mut [u8]) {
         for (slot, entry) in self.entries_there() {
             for edit in entry.edits.iter().filter(|_| wanted.contains(&slot)) {
                 lay(address, bytes, edit.at, &edit.redirected);
@@ -71,31 +71,24 @@ impl Engine {
         }
     }
 
-    /// Whether an edit stands in the text: `Some(true)` redirected, `Some(false)` original, `None` neither.
-    pub(super) fn stands(&self, edit: &Edit) -> Option<bool> {
-        let found = self.memory().read_vec(edit.at, edit.original.len()).ok()?;
-        if found == edit.redirected {
-            return Some(true);
-        }
-        (found == edit.original).then_some(false)
-    }
-
     /// The entries of a patch must be as we left them before anything is taken back.
     pub(super) fn compare_entries(&self, id: PatchId) -> Result<(), Error> {
+        let text = Text::default();
         for (_, entry) in self.entries_of(id) {
             for edit in &entry.edits {
                 self.compare_bytes(&entry.function, edit.at, &edit.redirected)?;
             }
-            self.compare_pages(entry)?;
+            self.compare_pages(&text, entry)?;
         }
         Ok(())
     }
 
     /// The functions of a patch whose entries somebody else has changed.
     pub(super) fn foreign_entries(&self, id: PatchId) -> Vec<String> {
+        let text = Text::default();
         let changed = |entry: &Entry| {
             let mut edits = entry.edits.iter();
-            edits.any(|edit| self.stands(edit) != Some(true))
+            edits.any(|edit| self.stands(&text, edit) != Some(true))
         };
         self.entries_of(id)
             .filter(|(_, entry)| changed(entry))
@@ -140,17 +133,15 @@ impl Engine {
 
     /// Text pages must be what their files have there, our own entries apart, before copies of them take their place: a
     /// copied uprobe kills.
-    fn compare_pages(&self, entry: &Entry) -> Result<(), Error> {
+    fn compare_pages(&self, text: &Text, entry: &Entry) -> Result<(), Error> {
         let span = match entry.method {
             Method::Swap | Method::Rendezvous => edited_pages(&entry.edits).unwrap_or_default(),
             Method::Pun => return Ok(()),
         };
         let recorded = self.state.pages.iter();
         for (page, sha256) in recorded.filter(|(page, _)| span.contains(page)) {
-            let bytes = self
-                .without_edits(*page)
-                .map_err(|_| Error::Exited(self.process.pid))?;
-            if Sha256::digest(bytes)[..] != *sha256 {
+            let found = self.digest_without_edits(text, *page);
+            if found.ok_or(Error::Exited(self.process.pid))? != *sha256 {
                 return Err(Error::ForeignPage {
                     function: entry.function.clone(),
                     page: *page,
@@ -158,17 +149,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// A page of text as it is now, with the entries that jump put back.
-    pub(super) fn without_edits(&self, page: u64) -> std::io::Result<Vec<u8>> {
-        let mut bytes = self.memory().read_vec(page, PAGE as usize)?;
-        for edit in self.entries_there().flat_map(|(_, entry)| &entry.edits) {
-            if self.stands(edit) == Some(true) {
-                lay(page, &mut bytes, edit.at, &edit.original);
-            }
-        }
-        Ok(bytes)
     }
 
     /// Makes the text say what the record says: entries of redirected slots jump, all others are as in their files.
@@ -181,12 +161,13 @@ impl Engine {
     pub(super) fn apply_edits(&mut self, all: bool) -> Result<(), Error> {
         self.refresh_gone();
         let wanted = self.wanted();
+        let text = Text::default();
         let mut work: Vec<Slot> = Vec::new();
         let mut left: BTreeSet<Slot> = BTreeSet::new();
         for (slot, entry) in self.entries_there() {
             let redirect = wanted.contains(&slot);
-            let stand: Vec<Option<bool>> =
-                entry.edits.iter().map(|edit| self.stands(edit)).collect();
+            let edits = entry.edits.iter();
+            let stand: Vec<Option<bool>> = edits.map(|edit| self.stands(&text, edit)).collect();
             if stand.iter().all(|&stands| stands == Some(redirect)) {
                 continue;
             }
@@ -196,7 +177,7 @@ impl Engine {
                     self.compare_bytes(&entry.function, edit.at, &edit.original)
                 })
             } else {
-                self.compare_pages(entry)
+                self.compare_pages(&text, entry)
             };
             match foreign {
                 Ok(()) => work.push(slot),
@@ -256,123 +237,12 @@ impl Engine {
         for (at, byte, _) in back.into_iter().rev().chain(forth) {
             self.write(at, &[byte])?;
         }
-        let (spans, padding) = (merged(spans), self.padding_to_leave(&wanted));
-        let inside = Ranges::new(inside);
-        for span in &spans {
-            self.swap_pages(span, &wanted, !padding.is_empty(), &inside)?;
-        }
-        if !padding.is_empty() && self.is_padding_left(padding)? {
-            for span in &spans {
-                self.swap_pages(span, &wanted, false, &Ranges::default())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Padding that still jumps although its entry is not wanted to, or will not be in a moment.
-    fn padding_to_leave(&self, wanted: &BTreeSet<Slot>) -> Ranges {
-        let unwanted = self
-            .entries_there()
-            .filter(|(slot, entry)| entry.method == Method::Swap && !wanted.contains(slot));
-        let padding = unwanted.flat_map(|(slot, entry)| {
-            let jumps = |edit: &&Edit| edit.at != entry.at && self.stands(edit) == Some(true);
-            entry.edits.iter().filter(jumps).map(move |edit| CodeRange {
-                after: edit.at.saturating_sub(1),
-                last: edit.at.saturating_add(edit.redirected.len() as u64 - 1),
-                slot,
-                version: Version::Original,
-            })
-        });
-        Ranges::new(padding.collect())
-    }
-
-    /// Replaces text pages by copies in which the wanted entries jump and the others don't; padding that jumps may be
-    /// kept as it is. Where a task must not be inside of what is replaced, all tasks stand still meanwhile.
-    fn swap_pages(
-        &mut self,
-        span: &Range<u64>,
-        wanted: &BTreeSet<Slot>,
-        keep_padding: bool,
-        inside: &Ranges,
-    ) -> Result<(), Error> {
-        let len = span.end - span.start;
-        self.check_limits(len)?;
-        let scratch = self.plan_anywhere(len, Purpose::Spare)?;
-        self.state.regions.push(scratch);
-        self.commit()?;
-        self.map(&[scratch])?;
-        let io = |what: &'static str| Error::io(what);
-        let now = self
-            .memory()
-            .read_vec(span.start, len as usize)
-            .map_err(io("reading the text of the process"))?;
-        let mut copy = now.clone();
-        for (slot, entry) in self.entries_there() {
-            for edit in entry.edits.iter().filter(|_| entry.method != Method::Pun) {
-                let kept = keep_padding && edit.at != entry.at && self.stands(edit) == Some(true);
-                let value = edit.value(kept || wanted.contains(&slot));
-                lay(span.start, &mut copy, edit.at, value);
-            }
-        }
-        self.write(scratch.start, &copy)?;
-        if self.memory().read_vec(span.start, len as usize).ok() != Some(now) {
-            return Err(Error::Io {
-                what: "replacing a text page".to_owned(),
-                source: std::io::Error::other("somebody else is writing to it"),
-            });
-        }
-        const FLAGS: u64 = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
-        let args = [scratch.start, len, len, FLAGS, span.start, 0];
-        let within = inside.overlapping(span);
-        if within.is_empty() {
-            self.host()?
-                .call("replace a page of its code", nr::MREMAP, args)?;
-        } else {
-            let mut everyone = self.rendezvous(&within)?;
-            everyone.call("replace a page of its code", nr::MREMAP, args)?;
-        }
-        self.state
-            .regions
-            .retain(|region| region.start != scratch.start);
-        Ok(())
-    }
-
-    /// mremap can fail after it has unmapped its destination when the process is at one of its limits: look first.
-    fn check_limits(&mut self, len: u64) -> Result<(), Error> {
-        self.refresh_maps()?;
-        let pid = self.process.pid;
-        let refuse = |what: &str| Error::RemoteCall {
-            pid,
-            what: format!("replace a page of its code: it is at the limit of its {what}"),
-            source: std::io::Error::from_raw_os_error(libc::ENOMEM),
-        };
-        let most = std::fs::read_to_string("/proc/sys/vm/max_map_count")
-            .ok()
-            .and_then(|text| text.trim().parse::<usize>().ok())
-            .unwrap_or(65530);
-        if self.maps.len().saturating_add(16) > most {
-            return Err(refuse("mappings"));
-        }
-        let limits = std::fs::read_to_string(self.process.dir().join("limits")).unwrap_or_default();
-        let limit = limits.lines().find_map(|line| {
-            let value = line
-                .strip_prefix("Max address space")?
-                .split_ascii_whitespace()
-                .next()?;
-            value.parse::<u64>().ok()
-        });
-        let size = crate::process::status_field(&self.process.live(), "VmSize")
-            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
-            .unwrap_or(0);
-        if limit.is_some_and(|limit| size * 1024 + 4 * len > limit) {
-            return Err(refuse("address space"));
-        }
-        Ok(())
+        self.swap_all(merged(spans), &wanted, &Ranges::new(inside))
     }
 }
 
 /// Writes `value`, which belongs at `at`, into bytes that begin at `address`, as far as it lies in them.
-fn lay(address: u64, bytes: &mut [u8], at: u64, value: &[u8]) {
+pub(super) fn lay(address: u64, bytes: &mut [u8], at: u64, value: &[u8]) {
     for (at, &byte) in (at..).zip(value) {
         let place = at
             .checked_sub(address)
@@ -383,13 +253,13 @@ fn lay(address: u64, bytes: &mut [u8], at: u64, value: &[u8]) {
     }
 }
 
-/// Ranges that overlap become one: what straddles a page is never written in halves.
+/// Ranges that overlap or touch become one: what straddles a page is never written in halves.
 fn merged(mut spans: Vec<Range<u64>>) -> Vec<Range<u64>> {
     spans.sort_unstable_by_key(|span| span.start);
     let mut all: Vec<Range<u64>> = Vec::new();
     for span in spans {
         match all.last_mut() {
-            Some(last) if span.start < last.end => last.end = last.end.max(span.end),
+            Some(last) if span.start <= last.end => last.end = last.end.max(span.end),
             _ => all.push(span),
         }
     }

@@ -1,5 +1,6 @@
 //! Looking without changing: what `list` and `status` show.
 
+use super::text::Text;
 use super::transition::Examined;
 use super::{Blocked, Engine};
 use crate::error::Error;
@@ -103,6 +104,7 @@ impl Engine {
     pub fn overview(&self) -> Overview {
         let state = &self.state;
         let wanted = self.wanted();
+        let text = Text::default();
         let patches = state.model.patches().iter().map(|patch| PatchView {
             name: patch.name.clone(),
             state: patch.state,
@@ -125,7 +127,7 @@ impl Engine {
                     || entry
                         .edits
                         .iter()
-                        .all(|edit| self.stands(edit) == Some(wanted)),
+                        .all(|edit| self.stands(&text, edit) == Some(wanted)),
                 gone,
             }
         });

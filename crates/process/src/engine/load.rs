@@ -3,7 +3,7 @@
 
 use super::plan::{Function, Plan, leaving};
 use super::{Engine, operations::now_ms};
-use crate::arch;
+use crate::arch::{self, PAGE};
 use crate::error::Error;
 use crate::link::{self, Layout, Resolver};
 use crate::object::{LoadedObject, ObjectError, Objects, WaysOut};
@@ -11,6 +11,7 @@ use crate::state::{Image, ImageFunction, Method, Purpose, Region, State};
 use livegraft_model::{PatchId, PatchState, Slot, UniverseId};
 use livegraft_patchfile::{Func, Patch};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// What one recorded function may come to in the record, generously.
@@ -90,8 +91,9 @@ impl Engine {
         }
         self.state.model.may_load(name)?;
         let functions = self.functions(patch, objects)?;
+        let wanted = self.wanted();
         for (function, _) in &functions {
-            self.compare_text(function)?;
+            self.compare_text(function, &wanted)?;
         }
         if self.gadgets.restorers.is_empty() {
             return Err(Error::NoRestorer(self.process.pid));
@@ -156,10 +158,10 @@ impl Engine {
     }
 
     /// The running text must be what the file says, our own entries apart.
-    fn compare_text(&self, function: &Function<'_>) -> Result<(), Error> {
+    fn compare_text(&self, function: &Function<'_>, jumping: &BTreeSet<Slot>) -> Result<(), Error> {
         let (address, wanted) = function.surroundings();
         let mut wanted = wanted.to_vec();
-        self.overlay(address, &mut wanted);
+        self.overlay(jumping, address, &mut wanted);
         self.compare_bytes(&function.name, address, &wanted)
     }
 
@@ -465,11 +467,16 @@ impl Engine {
         Ok(id)
     }
 
-    /// Writes the bytes of entries over themselves: is writing to the text allowed at all?
+    /// Writes a byte of each page with entries over itself: is writing to the text allowed at all?
     fn probe_text(&self, slots: &[Slot]) -> Result<(), Error> {
         let pid = self.process.pid;
+        let mut probed = BTreeSet::new();
         for entry in slots.iter().filter_map(|&slot| self.state.entry(slot)) {
-            for edit in &entry.edits {
+            for edit in entry
+                .edits
+                .iter()
+                .filter(|edit| probed.insert(edit.at / PAGE))
+            {
                 self.memory()
                     .read_vec(edit.at, 1)
                     .and_then(|bytes| self.memory().write(edit.at, &bytes))

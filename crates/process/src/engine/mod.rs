@@ -11,6 +11,8 @@ mod plan;
 mod pool;
 mod rendezvous;
 mod stacks;
+mod swap;
+mod text;
 mod together;
 mod transition;
 
@@ -36,8 +38,11 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
-/// At most so many remote calls per stop of their host.
-const CALLS_PER_STOP: usize = 2;
+/// How many remote calls the host makes in one stop, of so many that it has to make: few, so that it does not stand still
+/// for long; more where all the stops together would take longer than the load may.
+fn calls_per_stop(all: usize) -> usize {
+    if all > 32 { 8 } else { 2 }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -251,7 +256,7 @@ impl Engine {
 
     /// Maps regions that are recorded as planned.
     fn map(&mut self, regions: &[Region]) -> Result<(), Error> {
-        for batch in regions.chunks(CALLS_PER_STOP) {
+        for batch in regions.chunks(calls_per_stop(regions.len())) {
             let mut host = self.host()?;
             for region in batch {
                 map_one(&mut host, region)?;
@@ -268,7 +273,7 @@ impl Engine {
             .copied()
             .filter(|region| self.is_mapped(region))
             .collect();
-        for batch in there.chunks(CALLS_PER_STOP) {
+        for batch in there.chunks(calls_per_stop(there.len())) {
             let mut host = self.host()?;
             for region in batch {
                 host.call(

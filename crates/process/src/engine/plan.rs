@@ -2,6 +2,7 @@
 
 use super::door::at_call;
 use super::edits::{edited_pages, planned};
+use super::text::Text;
 use super::{Engine, table_bytes};
 use crate::arch::{self, Edit, NotRedirectable, PAGE, SLOT_BYTES, SWITCH_HEADER, Site};
 use crate::error::Error;
@@ -34,6 +35,8 @@ pub(super) struct Plan {
     pub pages: Vec<(u64, [u8; 32])>,
     /// Address of universe 0's first slot.
     pub low: u64,
+    /// The text as it is.
+    text: Text,
 }
 
 /// A function to redirect, as its file has it.
@@ -214,6 +217,7 @@ impl Engine {
             entries: Vec::new(),
             pages: Vec::new(),
             low: self.state.low,
+            text: Text::default(),
         })
     }
 
@@ -620,19 +624,14 @@ impl Engine {
         if edits.iter().any(overlaps) {
             return Err(NotRedirectable::Overlaps);
         }
-        if self.process.is_sealed(site.at) {
+        if self.is_sealed(&plan.text, site.at) {
             return Err(NotRedirectable::Sealed);
         }
         let span = edited_pages(&edits).unwrap_or(site.at..site.at);
         let mut pages = Vec::new();
         for page in (span.start..span.end).step_by(PAGE as usize) {
-            let unreadable = NotRedirectable::ForeignPage(page);
-            let file = function.object.page(page).ok_or(unreadable)?;
-            let found = self.without_edits(page).map_err(|_| unreadable)?;
-            if let Some(at) = found.iter().zip(&file).position(|(a, b)| a != b) {
-                return Err(NotRedirectable::ForeignPage(page + at as u64));
-            }
-            pages.push((page, Sha256::digest(&file).into()));
+            let digest = self.compare_with_file(&plan.text, function.object, page);
+            pages.push((page, digest.map_err(NotRedirectable::ForeignPage)?));
         }
         let entry = self.entry(plan, function, slot, chunk_at, method, edits)?;
         pages.retain(|page| !plan.pages.contains(page));

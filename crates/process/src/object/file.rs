@@ -1,15 +1,19 @@
 //! An ELF file that is read piece by piece, each piece bounded and checked: files are untrusted, and large.
 
 use object::read::{CompressedData, CompressionFormat};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use super::ObjectError;
 use super::raw::{align_up, string_at, u16_at, u32_at, u64_at};
 
+/// Smaller pieces are read by whole blocks, and kept.
+const BLOCK: u64 = 16 * 1024;
 /// Larger tables than this are taken for damage.
 const MAX_TABLE: u64 = 512 << 20;
 /// Sections and segments beyond these numbers are taken for damage.
@@ -79,6 +83,8 @@ pub(crate) struct ElfFile {
     section_headers: (u64, u64, usize),
     segments: Vec<Segment>,
     sections: OnceLock<Vec<Section>>,
+    /// What small reads have met, by its place in the file.
+    blocks: Mutex<BTreeMap<u64, Vec<u8>>>,
 }
 
 impl ElfFile {
@@ -118,6 +124,7 @@ impl ElfFile {
             section_headers: (0, 0, 0),
             segments: Vec::new(),
             sections: OnceLock::new(),
+            blocks: Mutex::default(),
         };
         let path = || shown.to_path_buf();
         if len < 20 {
@@ -212,13 +219,41 @@ impl ElfFile {
                 });
             }
         };
-        let mut bytes = vec![0; length];
-        let read = self.file.read_exact_at(&mut bytes, offset);
+        let read = if size <= BLOCK {
+            self.read_blocks(offset..offset.saturating_add(size))
+        } else {
+            let mut bytes = vec![0; length];
+            let read = self.file.read_exact_at(&mut bytes, offset);
+            read.map(|()| bytes)
+        };
         read.map_err(|source| ObjectError::Read {
             path: path(),
             what,
             source,
-        })?;
+        })
+    }
+
+    /// Small pieces are asked for by the thousand.
+    fn read_blocks(&self, range: Range<u64>) -> std::io::Result<Vec<u8>> {
+        let mut blocks = self.blocks.lock().unwrap_or_else(|e| e.into_inner());
+        let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+        let mut at = range.start;
+        while at < range.end {
+            let first = at - at % BLOCK;
+            let block = match blocks.entry(first) {
+                Entry::Occupied(block) => block.into_mut(),
+                Entry::Vacant(room) => {
+                    let size = BLOCK.min(self.len.saturating_sub(first));
+                    let mut block = vec![0; size as usize];
+                    self.file.read_exact_at(&mut block, first)?;
+                    room.insert(block)
+                }
+            };
+            let end = range.end.min(first + BLOCK);
+            let piece = block.get((at - first) as usize..(end - first) as usize);
+            bytes.extend_from_slice(piece.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+            at = end;
+        }
         Ok(bytes)
     }
 

@@ -326,16 +326,13 @@ impl LoadedObject {
         let Some(table) = self.symtab() else {
             return Vec::new();
         };
-        let here = table.iter().filter(|s| s.defined && s.svma == own.start);
-        let mut names: Vec<&[u8]> = here.map(|symbol| symbol.name).collect();
+        let mut names: Vec<&[u8]> = table.at(own.start).map(|symbol| symbol.name).collect();
         names.push(name.as_bytes());
         names.sort_unstable();
         names.dedup();
-        let named = table.iter().filter(|symbol| {
-            symbol.defined
-                && symbol.size > 0
-                && symbol.name.contains(&b'.')
-                && names.iter().any(|name| is_split_body(symbol.name, name))
+        let named = table.dotted().filter(|symbol| {
+            let mut names = names.iter();
+            names.any(|name| is_split_body(symbol.name, name))
         });
         let mut parts: Vec<Range<u64>> = named
             .map(|symbol| symbol.svma..symbol.svma.saturating_add(symbol.size))

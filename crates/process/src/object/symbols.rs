@@ -53,6 +53,10 @@ pub(crate) struct SymbolTable {
     by_name: OnceLock<Vec<u64>>,
     /// (svma, position) of functions, sorted.
     by_svma: OnceLock<Vec<(u64, u32)>>,
+    /// (svma, position) of all symbols, sorted.
+    by_value: OnceLock<Vec<(u64, u32)>>,
+    /// Positions of definitions with a size and a dot in their names.
+    dotted: OnceLock<Vec<u32>>,
 }
 
 impl SymbolTable {
@@ -64,6 +68,8 @@ impl SymbolTable {
             versions,
             by_name: OnceLock::new(),
             by_svma: OnceLock::new(),
+            by_value: OnceLock::new(),
+            dotted: OnceLock::new(),
         }
     }
 
@@ -137,6 +143,36 @@ impl SymbolTable {
         same_hash
             .filter_map(|&key| self.get(u32::try_from(key & 0xffff_ffff).ok()?))
             .filter(|symbol| symbol.name == name.as_bytes())
+    }
+
+    /// What is defined at an address, by all its names.
+    pub fn at(&self, svma: u64) -> impl Iterator<Item = Symbol<'_>> {
+        let index = self.by_value.get_or_init(|| {
+            let raw = self.symbols.chunks_exact(SYMBOL_SIZE).zip(0..);
+            let mut keys: Vec<(u64, u32)> = raw
+                .filter_map(|(raw, index)| Some((u64_at(raw, 8)?, index)))
+                .collect();
+            keys.sort_unstable();
+            keys
+        });
+        let start = index.partition_point(|&(value, _)| value < svma);
+        index
+            .iter()
+            .skip(start)
+            .take_while(move |&&(value, _)| value == svma)
+            .filter_map(|&(_, index)| self.get(index))
+            .filter(|symbol| symbol.defined)
+    }
+
+    /// Definitions with a size whose names have a dot in them, as those of parts of functions do.
+    pub fn dotted(&self) -> impl Iterator<Item = Symbol<'_>> {
+        let index = self.dotted.get_or_init(|| {
+            let dotted = self
+                .iter()
+                .filter(|s| s.defined && s.size > 0 && s.name.contains(&b'.'));
+            dotted.map(|symbol| symbol.index).collect()
+        });
+        index.iter().filter_map(|&index| self.get(index))
     }
 
     /// The function whose range contains `svma`, and its start.
