@@ -70,10 +70,9 @@ impl Engine {
         for (at, word) in (regs.rsp..).step_by(8).zip(&mut words) {
             *word = self.memory().read_u64(at).ok()?;
         }
-        let (mut before, chunk) = arch::before_waiting(regs, &words);
-        let continuation = chunk.wrapping_add(arch::CONTINUATION);
+        let (mut before, thunk) = arch::before_waiting(regs, &words);
         let mut entries = self.state.entries.iter();
-        before.rip = entries.find(|entry| entry.continuation == continuation)?.at;
+        before.rip = entries.find(|entry| entry.thunk == thunk)?.at;
         Some(before)
     }
 

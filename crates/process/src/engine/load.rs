@@ -2,6 +2,7 @@
 //! anything of it, and every failure takes back what was mapped.
 
 use super::plan::{Function, Plan, leaving};
+use super::trampolines::joined;
 use super::{Engine, operations::now_ms};
 use crate::arch::{self, PAGE};
 use crate::error::Error;
@@ -296,7 +297,7 @@ impl Engine {
             pages,
             ..
         } = plan;
-        for (address, bytes) in writes {
+        for (address, bytes) in joined(writes) {
             self.write(address, &bytes)?;
         }
         self.state.entries.extend(entries);

@@ -14,6 +14,7 @@ mod stacks;
 mod swap;
 mod text;
 mod together;
+mod trampolines;
 mod transition;
 
 pub use check::{Check, CheckedFunction, CheckedTask};

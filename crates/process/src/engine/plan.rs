@@ -1,8 +1,8 @@
 //! Planning a load: which entries, by which method, in what memory. Nothing here changes the target.
 
-use super::door::at_call;
 use super::edits::{edited_pages, planned};
 use super::text::Text;
+use super::trampolines::{Place, Taken};
 use super::{Engine, table_bytes};
 use crate::arch::{self, Edit, NotRedirectable, PAGE, SLOT_BYTES, SWITCH_HEADER, Site};
 use crate::error::Error;
@@ -12,7 +12,6 @@ use crate::space::{Space, pages};
 use crate::state::{Entry, Identity, Leaving, Method, Purpose, Region};
 use livegraft_model::Slot;
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
 use std::ops::Range;
 
 /// Bytes read before a function, for padding.
@@ -20,8 +19,12 @@ const BEFORE: u64 = 32;
 /// Bytes read after a function, for padding and for the five claimed ones of a short function.
 const AFTER: u64 = 32;
 
+/// From so many functions on trampolines that lie densely are worth more than text that stays as it is: puns need a page
+/// each, and lead all over the address space. `bench wide` measures both.
+const MANY: usize = 64;
+
 /// What a load will map and write.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Plan {
     /// Free and taken addresses, those of the plan included.
     pub space: Space,
@@ -35,8 +38,18 @@ pub(super) struct Plan {
     pub pages: Vec<(u64, [u8; 32])>,
     /// Address of universe 0's first slot.
     pub low: u64,
+    /// The places of trampolines that are taken.
+    pub taken: Taken,
     /// The text as it is.
     text: Text,
+}
+
+impl Plan {
+    /// Plans a region.
+    pub fn add(&mut self, region: Region) {
+        self.space.take(region.start..region.end());
+        self.regions.push(region);
+    }
 }
 
 /// A function to redirect, as its file has it.
@@ -217,6 +230,7 @@ impl Engine {
             entries: Vec::new(),
             pages: Vec::new(),
             low: self.state.low,
+            taken: Taken::by(&self.state.entries),
             text: Text::default(),
         })
     }
@@ -243,7 +257,7 @@ impl Engine {
                 size: len,
                 object: "the first 1 GiB of its address space".to_owned(),
             })?;
-        self.add(plan, planned(start, len, Purpose::LowTable));
+        plan.add(planned(start, len, Purpose::LowTable));
         plan.low = start + SWITCH_HEADER;
         Ok(())
     }
@@ -261,7 +275,7 @@ impl Engine {
         }
         let len = table_bytes(slots.saturating_mul(2)).next_multiple_of(PAGE);
         let start = self.far_from_everything(&plan.space, plan.low, len)?;
-        self.add(plan, planned(start, len, Purpose::Tables));
+        plan.add(planned(start, len, Purpose::Tables));
         Ok(start + SWITCH_HEADER)
     }
 
@@ -276,13 +290,8 @@ impl Engine {
             return Ok(());
         }
         let start = self.far_from_everything(&plan.space, plan.low, PAGE)?;
-        self.add(plan, planned(start, PAGE, Purpose::Pool));
+        plan.add(planned(start, PAGE, Purpose::Pool));
         Ok(())
-    }
-
-    fn add(&self, plan: &mut Plan, region: Region) {
-        plan.space.take(region.start..region.end());
-        plan.regions.push(region);
     }
 
     /// Plans the patch's own memory, a block of text, constants and variables in reach of its first object.
@@ -313,14 +322,14 @@ impl Engine {
                 .zip([Purpose::Text, Purpose::Constants, Purpose::Data])
         {
             if size > 0 {
-                self.add(plan, planned(at, size, purpose));
+                plan.add(planned(at, size, purpose));
                 at += size;
             }
         }
         Ok(start)
     }
 
-    /// Plans the entries of functions that have no slot yet. `slots` are those that the patch's other functions have
+    /// Plans the entries of functions that have no slot yet. `known` are those that the patch's other functions have
     /// already.
     pub(super) fn plan_entries(
         &self,
@@ -329,89 +338,79 @@ impl Engine {
         known: &[Slot],
         forced: Option<Method>,
     ) -> Result<(), Error> {
+        if forced.is_none() && functions.len() >= MANY {
+            // Of entries that overlap, none but puns can be redirected together.
+            let mut dense = plan.clone();
+            let order = [Method::Swap, Method::Pun, Method::Rendezvous];
+            if self
+                .plan_in_order(&mut dense, functions, known, &order)
+                .is_ok()
+            {
+                *plan = dense;
+                return Ok(());
+            }
+        }
+        let order = match &forced {
+            Some(method) => std::slice::from_ref(method),
+            None => &[Method::Pun, Method::Swap, Method::Rendezvous],
+        };
+        self.plan_in_order(plan, functions, known, order)
+            .map_err(|(function, why)| Error::NotRedirectable {
+                function,
+                forced: forced.map(Method::name),
+                why,
+            })
+    }
+
+    /// Plans entries, each by the first of these methods that will do. An error is the function and the reasons.
+    fn plan_in_order(
+        &self,
+        plan: &mut Plan,
+        functions: &[Function<'_>],
+        known: &[Slot],
+        methods: &[Method],
+    ) -> Result<(), (String, String)> {
         let wanted = self.wanted();
         // Bytes that are jumps while these functions are redirected.
         let mut jumps: Vec<u64> = functions.iter().map(Function::at).collect();
         let known = |slot: &Slot| wanted.contains(slot) || known.contains(slot);
         let there = self.entries_there().filter(|(slot, _)| known(slot));
         jumps.extend(there.map(|(_, entry)| entry.at));
-        for function in functions {
+        for (index, function) in functions.iter().enumerate() {
             let slot = (self.state.entries.len() + plan.entries.len()) as u32;
-            let chunk_at = self.plan_chunk(plan, function)?;
-            let methods: &[Method] = match &forced {
-                Some(method) => std::slice::from_ref(method),
-                None => &[Method::Pun, Method::Swap, Method::Rendezvous],
+            let left = || {
+                let left = functions.iter().skip(index);
+                left.filter(|other| std::ptr::eq(other.object, function.object))
+                    .count() as u64
             };
+            let place = self.plan_place(plan, function, left);
+            let place = place.map_err(|why| (function.name.clone(), why.to_string()))?;
             let mut why = Vec::new();
-            let mut entry = None;
-            for method in methods {
+            let entry = methods.iter().find_map(|method| {
                 let attempt = match method {
-                    Method::Pun => self.pun(plan, function, slot, chunk_at, &jumps),
+                    Method::Pun => self.pun(plan, function, slot, place, &jumps),
                     Method::Swap | Method::Rendezvous => {
-                        self.by_page(plan, function, slot, chunk_at, &jumps, *method)
+                        self.by_page(plan, function, slot, place, &jumps, *method)
                     }
                 };
-                match attempt {
-                    Ok(planned) => {
-                        entry = Some(planned);
-                        break;
-                    }
-                    Err(reason) => why.push(reason),
-                }
-            }
+                attempt.map_err(|reason| why.push(reason)).ok()
+            });
             why.dedup();
             let why: Vec<String> = why.iter().map(ToString::to_string).collect();
-            let entry = entry.ok_or_else(|| Error::NotRedirectable {
-                function: function.name.clone(),
-                forced: forced.map(Method::name),
-                why: why.join(", and "),
-            })?;
+            let entry = entry.ok_or_else(|| (function.name.clone(), why.join(", and ")))?;
+            plan.taken.add(&entry);
             plan.entries.push(entry);
         }
         Ok(())
     }
 
-    /// The next free chunk in a trampoline region near the function, planning a region where there is none.
-    fn plan_chunk(&self, plan: &mut Plan, function: &Function<'_>) -> Result<u64, Error> {
-        let all = self.state.entries.iter().chain(&plan.entries);
-        let used: HashSet<u64> = all.map(|entry| entry.continuation).collect();
-        let span = function.object.span();
-        let reaches =
-            |at: u64| at.abs_diff(span.start) < arch::NEAR && at.abs_diff(span.end) < arch::NEAR;
-        let all = self.state.regions.iter().chain(&plan.regions);
-        for region in all.filter(|region| region.purpose == Purpose::Trampolines) {
-            let mut at = region.start + arch::STUB_AREA;
-            while at + arch::CHUNK <= region.end() && reaches(at) {
-                if !used.contains(&(at + arch::CONTINUATION)) {
-                    return Ok(at);
-                }
-                at += arch::CHUNK;
-            }
-        }
-        let len = PAGE;
-        let start = plan
-            .space
-            .find_near(len, &span)
-            .ok_or_else(|| Error::NotRedirectable {
-                function: function.name.clone(),
-                forced: None,
-                why: NotRedirectable::NoNearMemory.to_string(),
-            })?;
-        self.add(plan, planned(start, len, Purpose::Trampolines));
-        let stub = arch::stub(plan.low, at_call()).map_err(|error| {
-            Error::io("assembling the self-switch")(std::io::Error::other(error))
-        })?;
-        plan.writes.push((start, stub.code));
-        Ok(start + arch::STUB_AREA)
-    }
-
-    /// The parts of an entry that both methods share; writes its chunk.
+    /// The parts of an entry that all methods share, its trampoline where there is room for it; writes its cell.
     fn entry(
         &self,
         plan: &mut Plan,
         function: &Function<'_>,
         slot: u32,
-        chunk_at: u64,
+        place: Place,
         method: Method,
         edits: Vec<Edit>,
     ) -> Result<Entry, NotRedirectable> {
@@ -420,28 +419,20 @@ impl Engine {
             .identity()
             .ok_or(NotRedirectable::Undecodable)?;
         let site = function.site();
-        let stub = self
-            .state
-            .regions
-            .iter()
-            .chain(&plan.regions)
-            .find(|region| (region.start..region.end()).contains(&chunk_at))
-            .map(|region| region.start)
-            .ok_or(NotRedirectable::NoNearMemory)?;
         let cover = match method {
             Method::Pun | Method::Swap => 1,
             Method::Rendezvous => arch::CLAIM,
         };
-        let continuation = arch::continuation(&site, chunk_at + arch::CONTINUATION, cover)?;
-        let chunk = arch::chunk(chunk_at, stub, plan.low, slot, &continuation.bytes)
+        let continuation = arch::continuation(&site, place.cell, cover)?;
+        let cell = arch::cell(place.cell, place.stub, plan.low, slot, &continuation.bytes)
             .ok_or(NotRedirectable::NoNearMemory)?;
-        let last = chunk.continuation + continuation.bytes.len() as u64;
+        let last = place.cell + continuation.bytes.len() as u64;
         let mut bodies = vec![
             (
                 site.at,
                 arch::last_return_address(function.start, function.body()),
             ),
-            (chunk.continuation - 1, last),
+            (place.cell - 1, last),
         ];
         for body in function.parts() {
             let last = function.object.code(body.clone()).map_or(body.end, |code| {
@@ -449,7 +440,7 @@ impl Engine {
             });
             bodies.push((body.start.saturating_sub(1), last));
         }
-        plan.writes.push((chunk_at, chunk.bytes));
+        plan.writes.push((place.cell, cell));
         Ok(Entry {
             function: function.name.clone(),
             object: function.object_name.clone(),
@@ -458,9 +449,9 @@ impl Engine {
             at: site.at,
             method,
             edits,
-            trampoline: chunk_at,
-            continuation: chunk.continuation,
-            thunk: chunk.thunk,
+            trampoline: place.trampoline,
+            continuation: place.cell,
+            thunk: place.cell + arch::THUNK,
             bodies,
             tails: function.tails(),
             leaving: leaving(&function.outline.ways),
@@ -478,7 +469,7 @@ impl Engine {
         plan: &mut Plan,
         function: &Function<'_>,
         slot: u32,
-        chunk_at: u64,
+        place: Place,
         jumps: &[u64],
     ) -> Result<Entry, NotRedirectable> {
         let site = function.site();
@@ -535,18 +526,11 @@ impl Engine {
         if edit.original == edit.redirected {
             return Err(NotRedirectable::Taken);
         }
-        let mut entry = self.entry(plan, function, slot, chunk_at, Method::Pun, vec![edit])?;
+        let mut entry = self.entry(plan, function, slot, place, Method::Pun, vec![edit])?;
         entry.trampoline = target;
         entry.counts_on = counts_on;
-        let trampoline = plan
-            .writes
-            .iter()
-            .rev()
-            .find(|(at, _)| *at == chunk_at)
-            .and_then(|(_, bytes)| bytes.get(..8))
-            .map(<[u8]>::to_vec)
-            .ok_or(NotRedirectable::NoRoom)?;
-        plan.writes.push((target, trampoline));
+        let trampoline = arch::trampoline(plan.low, slot).ok_or(NotRedirectable::NoNearMemory)?;
+        plan.writes.push((target, trampoline.to_vec()));
         Ok(entry)
     }
 
@@ -581,7 +565,7 @@ impl Engine {
             page += PAGE;
         }
         for page in missing {
-            self.add(plan, planned(page, PAGE, Purpose::Pun));
+            plan.add(planned(page, PAGE, Purpose::Pun));
         }
         Ok(())
     }
@@ -592,14 +576,14 @@ impl Engine {
         plan: &mut Plan,
         function: &Function<'_>,
         slot: u32,
-        chunk_at: u64,
+        place: Place,
         jumps: &[u64],
         method: Method,
     ) -> Result<Entry, NotRedirectable> {
         let site = function.site();
         let edits = match method {
-            Method::Rendezvous => vec![arch::rendezvous_edit(&site, chunk_at)?],
-            _ => arch::swap_edits(&site, function.start, function.before(), chunk_at)?,
+            Method::Rendezvous => vec![arch::rendezvous_edit(&site, place.trampoline)?],
+            _ => arch::swap_edits(&site, function.start, function.before(), place.trampoline)?,
         };
         let overlaps = |edit: &Edit| {
             let span = edit.at..edit.at + edit.original.len() as u64;
@@ -633,7 +617,9 @@ impl Engine {
             let digest = self.compare_with_file(&plan.text, function.object, page);
             pages.push((page, digest.map_err(NotRedirectable::ForeignPage)?));
         }
-        let entry = self.entry(plan, function, slot, chunk_at, method, edits)?;
+        let trampoline = arch::trampoline(plan.low, slot).ok_or(NotRedirectable::NoNearMemory)?;
+        let entry = self.entry(plan, function, slot, place, method, edits)?;
+        plan.writes.push((place.trampoline, trampoline.to_vec()));
         pages.retain(|page| !plan.pages.contains(page));
         plan.pages.append(&mut pages);
         Ok(entry)

@@ -267,12 +267,14 @@ impl Engine {
             let Some(entry) = self.state.entry(slot) else {
                 continue;
             };
-            let chunk = entry.continuation.saturating_sub(arch::CONTINUATION);
-            let places = [
+            let last = |first: u64, len: u64| first.saturating_add(len).saturating_sub(1);
+            let mut places = vec![
                 (entry.start, entry.at),
-                (entry.trampoline, entry.trampoline.saturating_add(7)),
-                (chunk, chunk.saturating_add(7)),
+                (entry.trampoline, last(entry.trampoline, arch::TRAMPOLINE)),
             ];
+            // Padding that the entry jumps through.
+            let padding = entry.edits.iter().filter(|edit| edit.at != entry.at);
+            places.extend(padding.map(|e| (e.at, last(e.at, e.redirected.len() as u64))));
             ranges.extend(places.into_iter().map(|(first, last)| CodeRange {
                 after: first.saturating_sub(1),
                 last,
@@ -326,10 +328,9 @@ impl Engine {
         let stubs = regions
             .filter(|region| region.purpose == Purpose::Trampolines)
             .map(|region| unnamed(region.start, region.start + arch::STUB_AREA - 1));
-        let thunks = self.state.entries.iter().map(|entry| {
-            let chunk = entry.continuation.saturating_sub(arch::CONTINUATION);
-            unnamed(entry.thunk, chunk.saturating_add(arch::CHUNK - 1))
-        });
+        let entries = self.state.entries.iter();
+        let thunks = entries
+            .map(|entry| unnamed(entry.thunk, entry.thunk.saturating_add(arch::THUNK_LEN - 1)));
         Ranges::new(stubs.chain(thunks).collect())
     }
 }

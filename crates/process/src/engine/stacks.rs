@@ -67,15 +67,16 @@ impl Engine {
                     name,
                 });
             };
-            // A pun has a copy of its trampoline elsewhere.
-            let chunk = entry.continuation.saturating_sub(arch::CONTINUATION);
-            for at in [entry.trampoline, chunk] {
-                place(at, at.saturating_add(arch::CONTINUATION), "trampoline");
-            }
+            let trampoline = entry.trampoline;
+            place(
+                trampoline,
+                trampoline.saturating_add(arch::TRAMPOLINE),
+                "trampoline",
+            );
             place(entry.continuation, entry.thunk, "copy of the entry");
             place(
                 entry.thunk,
-                chunk.saturating_add(arch::CHUNK),
+                entry.thunk.saturating_add(arch::THUNK_LEN),
                 "self-switch before a call",
             );
         }

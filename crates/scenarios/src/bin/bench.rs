@@ -5,7 +5,8 @@ use livegraft_scenarios::redis::{Redis, demo_patch};
 use livegraft_scenarios::{
     Build, Plan, Target, bare_visit, cli, compile_patch, compile_target, inspect, raise_open_files,
 };
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 fn main() {
@@ -233,52 +234,64 @@ fn call_cost() {
     );
 }
 
-/// A call among 256 patched functions that are called in turn: by the methods that a load chooses, and by pun alone,
-/// where each has a page of its own.
+/// A call among many patched functions that are called in turn: by the method that a load chooses, and by pun and swap
+/// alone.
 fn wide() {
-    let (plan, exe, klp) = built("../benches/wide");
-    let measure =
-        |target: &mut Target| target.ask("measure").parse::<f64>().expect("a number") / 1000.0;
-    for entry in [None, Some("pun"), Some("swap")] {
-        let mut target = Target::start(&plan, &exe, &[]);
-        let more: Vec<&str> = entry.into_iter().flat_map(|e| ["--entry", e]).collect();
-        let (mut before, mut patched, mut load) = (Vec::new(), Vec::new(), Vec::new());
-        let mut methods = std::collections::BTreeMap::<String, usize>::new();
-        for round in 0..5 {
-            before.push(measure(&mut target));
-            let loaded = target.load(&klp, &more);
-            if loaded.code == 1 {
-                let why = loaded.json["error"]["message"].to_string();
-                row("256 patched functions by pun", why, String::new(), None, "");
-                break;
-            }
-            let loaded = loaded.result(0, "loaded");
-            load.push(loaded.elapsed.as_secs_f64() * 1e3);
-            if round == 0 {
-                for function in loaded.json["functions"].as_array().into_iter().flatten() {
-                    *methods.entry(function["entry"].to_string()).or_default() += 1;
-                }
-            }
-            patched.push(measure(&mut target));
-            target.unload(&[]).result(0, "unloaded");
+    let plan = Plan::read("../benches/wide");
+    let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
+    for count in ["16", "64", "256", "1024"] {
+        let build = Build::new("gcc -O2 pic").flag(&format!("-DCOUNT={count}"));
+        let klp = compile_patch(&plan, &build, &exe);
+        for entry in [None, Some("pun"), Some("swap")] {
+            many_calls(&plan, &exe, &klp, count, entry);
         }
-        target.finish();
-        if patched.is_empty() {
-            continue;
-        }
-        let (before, patched) = (median(before), median(patched));
-        row(
-            &format!(
-                "call among 256 patched functions in turn, {} {methods:?}, loaded in {:.0} ms",
-                entry.map_or("as chosen", |_| "forced"),
-                median(load)
-            ),
-            format!("{patched:.2} ns"),
-            format!("unpatched: {before:.2} ns"),
-            Some(patched / before),
-            "at most 2",
-        );
     }
+}
+
+fn many_calls(plan: &Plan, exe: &Path, klp: &Path, count: &str, entry: Option<&str>) {
+    let measure = |target: &mut Target| {
+        let time = target.ask(&format!("measure {count}"));
+        time.parse::<f64>().expect("a number") / 1000.0
+    };
+    let more: Vec<&str> = entry.into_iter().flat_map(|e| ["--entry", e]).collect();
+    let (mut before, mut patched, mut load) = (Vec::new(), Vec::new(), Vec::new());
+    let mut methods = BTreeMap::<String, usize>::new();
+    for _ in 0..5 {
+        // Each time a process of its own: the second load of a patch has nothing to map.
+        let mut target = Target::start(plan, exe, &[]);
+        before.push(measure(&mut target));
+        let loaded = target.load(klp, &more);
+        if loaded.code == 1 {
+            let why = loaded.json["error"]["message"].to_string();
+            target.finish();
+            let what = format!("{count} patched functions by {}", entry.unwrap_or("any"));
+            return row(&what, why, String::new(), None, "");
+        }
+        let loaded = loaded.result(0, "loaded");
+        load.push(loaded.elapsed.as_secs_f64() * 1e3);
+        methods.clear();
+        for function in loaded.json["functions"].as_array().into_iter().flatten() {
+            let method = function["entry"].as_str().unwrap_or_default();
+            *methods.entry(method.to_owned()).or_default() += 1;
+        }
+        patched.push(measure(&mut target));
+        target.unload(&[]).result(0, "unloaded");
+        target.finish();
+    }
+    let (before, patched) = (median(before), median(patched));
+    let methods: Vec<String> = methods.iter().map(|(m, n)| format!("{n} {m}")).collect();
+    row(
+        &format!(
+            "call among {count} patched functions in turn, {}: {}, loaded in {:.0} ms",
+            entry.map_or("as chosen", |_| "forced"),
+            methods.join(", "),
+            median(load)
+        ),
+        format!("{patched:.2} ns"),
+        format!("unpatched: {before:.2} ns"),
+        Some(patched / before),
+        "at most 2",
+    );
 }
 
 fn memory() {

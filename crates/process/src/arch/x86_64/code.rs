@@ -15,8 +15,14 @@ use crate::sys::Registers;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
-/// Bytes of one entry's chunk: trampoline, continuation, thunk.
-pub const CHUNK: u64 = 112;
+/// Bytes of a trampoline.
+pub const TRAMPOLINE: u64 = 8;
+/// Bytes of one entry's cell: continuation and thunk.
+pub const CELL: u64 = 96;
+/// Where in a cell its thunk is: behind the continuation.
+pub const THUNK: u64 = 56;
+/// Bytes of a thunk.
+pub const THUNK_LEN: u64 = 35;
 /// Bytes reserved for the stub at the start of a near region.
 pub const STUB_AREA: u64 = 512;
 /// Bytes of the header below a table.
@@ -29,11 +35,8 @@ const STACK_HIGH: i64 = -40;
 const RANGES: i64 = -32;
 const RANGE_COUNT: i64 = -24;
 
-/// Where in a chunk the original goes on: behind the trampoline.
-pub const CONTINUATION: u64 = 8;
-const THUNK: u64 = 64;
-/// Where the thunk's call of the stub returns to.
-const AFTER_CALL: u64 = THUNK + 10;
+/// Where in a thunk its call of the stub returns to.
+const AFTER_CALL: u64 = 10;
 const RED_ZONE: i32 = 128;
 /// So many times a waiting task looks at the clock during one call: 30 to 250 us.
 const TURNS: u32 = 4096;
@@ -129,22 +132,28 @@ fn jump_through(address: u64) -> Option<[u8; 8]> {
     Some([0x65, 0xff, 0x24, 0x25, a, b, c, d])
 }
 
-/// One entry's chunk for the near region: its trampoline at 0, `continuation` (the relocated first instruction and the
-/// jump back) at 8, its thunk at 64. `None` when a piece does not fit.
-pub fn chunk(base: u64, stub: u64, low: u64, slot: u32, continuation: &[u8]) -> Option<Chunk> {
-    let dispatch = low.checked_add(SLOT_BYTES.checked_mul(u64::from(slot))?)?;
-    let thunk_at = base.checked_add(THUNK)?;
-    let mut bytes = Vec::with_capacity(CHUNK as usize);
-    bytes.extend_from_slice(&jump_through(dispatch)?);
-    if continuation.len() as u64 > THUNK - CONTINUATION {
+fn slot_address(low: u64, slot: u32) -> Option<u64> {
+    low.checked_add(SLOT_BYTES.checked_mul(u64::from(slot))?)
+}
+
+/// What an entry jumps to, at any address. `None` when the slot is out of reach.
+pub fn trampoline(low: u64, slot: u32) -> Option<[u8; TRAMPOLINE as usize]> {
+    jump_through(slot_address(low, slot)?)
+}
+
+/// One entry's cell: `continuation` (the relocated first instructions and the jump back) at its begin, its thunk at
+/// [`THUNK`]. `None` when a piece does not fit.
+pub fn cell(base: u64, stub: u64, low: u64, slot: u32, continuation: &[u8]) -> Option<Vec<u8>> {
+    let version = slot_address(low, slot)?.checked_add(8)?;
+    let mut bytes = continuation.to_vec();
+    if bytes.len() as u64 > THUNK {
         return None;
     }
-    bytes.extend_from_slice(continuation);
     bytes.resize(THUNK as usize, 0xcc);
     // lea -128(%rsp),%rsp: step over the red zone.
     bytes.extend_from_slice(&[0x48, 0x8d, 0x64, 0x24, 0x80]);
     // call stub
-    let after_call = base.checked_add(AFTER_CALL)?;
+    let after_call = base.checked_add(THUNK)?.checked_add(AFTER_CALL)?;
     let displacement = i32::try_from(stub.wrapping_sub(after_call) as i64).ok()?;
     bytes.push(0xe8);
     bytes.extend_from_slice(&displacement.to_le_bytes());
@@ -152,27 +161,9 @@ pub fn chunk(base: u64, stub: u64, low: u64, slot: u32, continuation: &[u8]) -> 
     bytes.extend_from_slice(&[0x48, 0xc7, 0x44, 0x24, 0xf8, 0, 0, 0, 0]);
     // lea 128(%rsp),%rsp
     bytes.extend_from_slice(&[0x48, 0x8d, 0xa4, 0x24, 0x80, 0, 0, 0]);
-    bytes.extend_from_slice(&jump_through(dispatch.checked_add(8)?)?);
-    bytes.resize(CHUNK as usize, 0xcc);
-    Some(Chunk {
-        trampoline: bytes.get(..8)?.try_into().ok()?,
-        continuation: base.checked_add(CONTINUATION)?,
-        thunk: thunk_at,
-        bytes,
-    })
-}
-
-/// See [`chunk`].
-#[derive(Debug, Clone)]
-pub struct Chunk {
-    /// The trampoline's instruction, for pages where a pun wants a copy of it.
-    pub trampoline: [u8; 8],
-    /// Address of the continuation.
-    pub continuation: u64,
-    /// Address of the thunk.
-    pub thunk: u64,
-    /// All of it.
-    pub bytes: Vec<u8>,
+    bytes.extend_from_slice(&jump_through(version)?);
+    bytes.resize(CELL as usize, 0xcc);
+    Some(bytes)
 }
 
 /// What a task does at a call where nothing replaced is on its stack.
@@ -199,7 +190,7 @@ pub struct Stub {
 pub const WAITING_WORDS: usize = SAVED + 2;
 
 /// The registers of a waiting task as they were at the call, but for the program counter, and the first byte of the
-/// entry's chunk. `words` are those from its stack pointer on.
+/// thunk. `words` are those from its stack pointer on.
 pub fn before_waiting(regs: &Registers, words: &[u64; WAITING_WORDS]) -> (Registers, u64) {
     let mut before = *regs;
     before.rsp = regs
@@ -363,6 +354,18 @@ mod tests {
             }
         }
         assert!(within > 5, "{within}");
+    }
+
+    #[test]
+    fn a_thunk_ends_with_its_jump() {
+        let bytes = cell(0x2000, 0x1000, 0x1234_0040, 3, &[0x90]).expect("fits");
+        assert_eq!(bytes.len() as u64, CELL);
+        let end = (THUNK + THUNK_LEN) as usize;
+        assert_eq!(
+            bytes[end - 8..end],
+            jump_through(0x1234_0078).expect("is low")
+        );
+        assert!(bytes[end..].iter().all(|&byte| byte == 0xcc));
     }
 
     #[test]

@@ -8,8 +8,8 @@ mod switch;
 mod syscall;
 
 pub use code::{
-    AtCall, CHUNK, CONTINUATION, Chunk, STUB_AREA, SWITCH_HEADER, SwitchHeader, WAITING_WORDS,
-    before_waiting, chunk, decode_header, header, stub, table,
+    AtCall, CELL, STUB_AREA, SWITCH_HEADER, SwitchHeader, THUNK, THUNK_LEN, TRAMPOLINE,
+    WAITING_WORDS, before_waiting, cell, decode_header, header, stub, table, trampoline,
 };
 pub use entry::{
     CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, last_return_address, pun_edit,
