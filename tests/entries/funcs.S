@@ -134,6 +134,36 @@ FUNCTION e_self
 	ret
 FINISH e_self
 
+// The same, but what it calls returns into the loop.
+FUNCTION e_self_call
+	push %rbx
+1:	inc %edi
+	call helper_3
+	cmp $10, %edi
+	jl 1b
+	lea 116(%rdi), %eax
+	pop %rbx
+	ret
+FINISH e_self_call
+	.type helper_3, @function
+helper_3:
+	ret
+FINISH helper_3
+
+// The same, but the loop is long.
+FUNCTION e_self_far
+	push %rbx
+1:	inc %edi
+	.rept 12
+	lea 1(%rbx), %rbx
+	.endr
+	cmp $10, %edi
+	jl 1b
+	lea 117(%rdi), %eax
+	pop %rbx
+	ret
+FINISH e_self_far
+
 // One to four bytes: they return what the wrapper has put in eax, or what they are given.
 FUNCTION e_one
 	ret
@@ -162,6 +192,57 @@ FUNCTION e_pair_b
 	lea 120(%rdi), %eax
 	ret
 FINISH e_pair_b
+
+// No padding behind any of these but the last: what there is lies behind a neighbour, in reach of a short jump.
+	.macro TIGHT name
+	.size \name, . - \name
+	.endm
+FUNCTION e_tight_two
+	mov %edi, %eax
+	ret
+TIGHT e_tight_two
+FUNCTION e_tight_push
+	push %rdi
+	pop %rax
+	ret
+TIGHT e_tight_push
+FUNCTION e_tight_one
+	ret
+TIGHT e_tight_one
+// Its first instruction is a call, and has two bytes; rcx is what the wrapper has put there.
+FUNCTION e_tight_call
+	call *%rcx
+	ret
+TIGHT e_tight_call
+	.globl tight_helper
+	.type tight_helper, @function
+tight_helper:
+	mov $130, %eax
+	ret
+TIGHT tight_helper
+	.type e_tight_end, @function
+e_tight_end:
+	jmp e_tight_two
+FINISH e_tight_end
+
+// No padding in reach at all.
+	.macro LONG name
+	.type \name, @function
+\name:
+	.rept 44
+	lea 1(%rdi), %edi
+	.endr
+	ret
+	.size \name, . - \name
+	.endm
+	LONG before_lonely
+FUNCTION e_lonely
+	push %rdi
+	pop %rax
+	ret
+TIGHT e_lonely
+	LONG after_lonely
+	.p2align 4
 
 // The first five bytes cross a page after one, two, three or four of them.
 	.macro STRADDLE name before value

@@ -14,24 +14,31 @@
 //# function: e_call_indirect pun=yes swap=yes rendezvous=yes
 //# function: e_jmp8 pun=yes swap=may rendezvous=yes
 //# function: e_jmp32 pun=no swap=yes rendezvous=yes
-//# function: e_jcc8 pun=pie swap=may rendezvous=no
+//# function: e_jcc8 pun=pie swap=may rendezvous=yes
 //# function: e_jcc32 pun=no swap=yes rendezvous=yes
-//# function: e_jrcxz pun=pie swap=may rendezvous=no
+//# function: e_jrcxz pun=pie swap=may rendezvous=yes
 //# function: e_push pun=yes swap=no rendezvous=yes
 //# function: e_movabs pun=yes swap=yes rendezvous=yes
 //# function: e_five pun=yes swap=yes rendezvous=yes
-//# function: e_self pun=pie swap=no rendezvous=no
+//# function: e_self pun=pie swap=no rendezvous=yes
 //# function: e_one pun=yes swap=no rendezvous=yes
 //# function: e_two pun=yes swap=may rendezvous=yes
 //# function: e_three pun=yes swap=may rendezvous=yes
 //# function: e_four pun=yes swap=may rendezvous=yes
-//# function: e_pair_a pun=yes swap=may rendezvous=no
+//# function: e_pair_a pun=yes swap=yes rendezvous=yes
 //# function: e_pair_b pun=yes swap=may rendezvous=yes
 //# function: e_page_1 pun=yes swap=no rendezvous=yes
 //# function: e_page_2 pun=yes swap=no rendezvous=yes
 //# function: e_page_3 pun=yes swap=no rendezvous=yes
 //# function: e_page_4 pun=yes swap=no rendezvous=yes
 //# function: e_page_5 pun=yes swap=may rendezvous=yes
+//# function: e_self_call pun=may swap=no rendezvous=no
+//# function: e_self_far pun=may swap=no rendezvous=no
+//# function: e_tight_two pun=may swap=yes rendezvous=yes
+//# function: e_tight_push pun=may swap=no rendezvous=yes
+//# function: e_tight_one pun=may swap=no rendezvous=no
+//# function: e_tight_call pun=may swap=yes rendezvous=yes
+//# function: e_lonely pun=may swap=no rendezvous=no
 //
 // "check" says what the main task sees, "held" what the held task sees, as "NAME=old" or "NAME=new" of those that are
 // not old; "old" if all are. "release" lets hold() return once.
@@ -41,11 +48,11 @@
 #define DECLARE(name, argument, result) extern int name(int);
 FUNCTIONS(DECLARE)
 
-// eax is 7 when the function is entered.
+// eax is 7 when the function is entered, and rcx a function.
 __attribute__((naked, noinline)) static int call(int (*function)(int) __attribute__((unused)),
 						 int argument __attribute__((unused)))
 {
-	__asm__("mov %rdi, %rdx\n mov %esi, %edi\n mov $7, %eax\n sub $8, %rsp\n call *%rdx\n add $8, %rsp\n ret\n");
+	__asm__("mov %rdi, %rdx\n mov %esi, %edi\n mov $7, %eax\n lea tight_helper(%rip), %rcx\n sub $8, %rsp\n call *%rdx\n add $8, %rsp\n ret\n");
 }
 
 struct view {

@@ -1,5 +1,5 @@
 // A function whose first five bytes are four instructions: it is redirected while all tasks stand still, none of them
-// within those bytes.
+// within those bytes. -DLOOP: one that loops back to its second byte, so that the whole loop has to move elsewhere.
 //
 //# target: gcc -O2 pie,no-pie
 //# mappings: own
@@ -12,9 +12,17 @@
 #include <sys/wait.h>
 
 extern int answer(int);
+#ifdef LOOP
+enum { MOVED = 9 };
+__asm__(".text\n .p2align 4\n .globl answer\n .type answer, @function\n"
+	"answer: push %rbx\n 1: add $0x40000000, %edi\n jnc 1b\n"
+	" lea 1(%rdi), %eax\n pop %rbx\n ret\n .size answer, . - answer\n .p2align 4\n");
+#else
+enum { MOVED = 5 };
 __asm__(".text\n .p2align 4\n .globl answer\n .type answer, @function\n"
 	"answer: push %rbx\n push %rbp\n push %r12\n nop\n"
 	" pop %r12\n pop %rbp\n pop %rbx\n lea 1(%rdi), %eax\n ret\n .size answer, . - answer\n .p2align 4\n");
+#endif
 
 static int spinning;
 static struct {
@@ -65,7 +73,7 @@ static void handler(int signal, siginfo_t *info, void *context)
 {
 	(void)signal, (void)info;
 	uintptr_t at = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
-	if (atomic_load(&leave) || at <= (uintptr_t)answer || at >= (uintptr_t)answer + 5)
+	if (atomic_load(&leave) || at <= (uintptr_t)answer || at >= (uintptr_t)answer + MOVED)
 		return;
 	atomic_store(&interrupted, 1);
 	while (!atomic_load(&leave))

@@ -9,8 +9,12 @@ use std::time::Duration;
 const FORCED: &[&str] = &["--entry", "rendezvous"];
 
 fn started(words: &str, arguments: &[&str]) -> (Target, PathBuf) {
+    built(&Build::new(words), arguments)
+}
+
+fn built(build: &Build, arguments: &[&str]) -> (Target, PathBuf) {
     let plan = Plan::read("rendezvous");
-    let exe = compile_target(&plan, &Build::new(words));
+    let exe = compile_target(&plan, build);
     let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
     let mut target = Target::start(&plan, &exe, arguments);
     target.expect("old");
@@ -32,6 +36,29 @@ fn tasks_that_are_within_the_first_instructions_all_the_time() {
         }
         target.finish();
     }
+}
+
+/// More than the first five bytes move elsewhere when the function branches back into them: nobody must be in any of it.
+#[test]
+fn tasks_that_loop_within_the_first_instructions() {
+    let build = Build::new("gcc -O2 pie").flag("-DLOOP");
+    let (mut target, klp) = built(&build, &["3", "3"]);
+    for _ in 0..30 {
+        let loaded = target.load(&klp, FORCED).result(0, "loaded");
+        assert_eq!(loaded.number("most_stopped"), 7, "{loaded}");
+        target.expect("new");
+        target.unload(&[]).result(0, "unloaded");
+        target.expect("old");
+    }
+    target.ask("interrupt");
+    let refused = target.load(&klp, FORCED);
+    check(&refused, "task first bytes");
+    target.expect("old");
+    assert_eq!(target.ask("release"), "ok");
+    target.load(&klp, FORCED).result(0, "loaded");
+    target.expect("new");
+    target.unload(&[]).result(0, "unloaded");
+    target.finish();
 }
 
 #[test]

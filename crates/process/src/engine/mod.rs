@@ -10,6 +10,7 @@ mod padding;
 mod plan;
 mod pool;
 mod rendezvous;
+mod rewrite;
 mod stacks;
 mod swap;
 mod text;

@@ -1,10 +1,12 @@
 //! Planning a load: which entries, by which method, in what memory. Nothing here changes the target.
 
-use super::edits::{edited_pages, planned};
+use super::edits::planned;
 use super::text::Text;
 use super::trampolines::{Place, Taken};
 use super::{Engine, table_bytes};
-use crate::arch::{self, Edit, NotRedirectable, PAGE, SLOT_BYTES, SWITCH_HEADER, Site};
+use crate::arch::{
+    self, Continuation, Edit, NotRedirectable, PAGE, SLOT_BYTES, SWITCH_HEADER, Site,
+};
 use crate::error::Error;
 use crate::memory::Memory;
 use crate::object::{ExitTo, LoadedObject, Objects, TailExit, WaysOut};
@@ -41,7 +43,7 @@ pub(super) struct Plan {
     /// The places of trampolines that are taken.
     pub taken: Taken,
     /// The text as it is.
-    text: Text,
+    pub text: Text,
 }
 
 impl Plan {
@@ -138,7 +140,7 @@ impl<'a> Function<'a> {
         };
     }
 
-    fn parts(&self) -> &[Range<u64>] {
+    pub fn parts(&self) -> &[Range<u64>] {
         self.outline.bodies.get(1..).unwrap_or_default()
     }
 
@@ -169,13 +171,13 @@ impl<'a> Function<'a> {
         (self.code_at, &self.code)
     }
 
-    fn before(&self) -> &[u8] {
+    pub fn before(&self) -> &[u8] {
         self.code
             .get(..(self.start - self.code_at) as usize)
             .unwrap_or_default()
     }
 
-    fn site(&self) -> Site<'_> {
+    pub fn site(&self) -> Site<'_> {
         let skip = arch::skip_endbr(self.body());
         let from = (self.start - self.code_at) as usize + skip;
         Site {
@@ -404,28 +406,23 @@ impl Engine {
         Ok(())
     }
 
-    /// The parts of an entry that all methods share, its trampoline where there is room for it; writes its cell.
-    fn entry(
+    /// The parts of an entry that all methods share; writes its cell.
+    pub(super) fn entry(
         &self,
         plan: &mut Plan,
         function: &Function<'_>,
-        slot: u32,
-        place: Place,
+        (slot, place): (u32, Place),
         method: Method,
         edits: Vec<Edit>,
+        continuation: Continuation,
     ) -> Result<Entry, NotRedirectable> {
         let (identity_at, identity) = function
             .object
             .identity()
             .ok_or(NotRedirectable::Undecodable)?;
         let site = function.site();
-        let cover = match method {
-            Method::Pun | Method::Swap => 1,
-            Method::Rendezvous => arch::CLAIM,
-        };
-        let continuation = arch::continuation(&site, place.cell, cover)?;
         let cell = arch::cell(place.cell, place.stub, plan.low, slot, &continuation.bytes)
-            .ok_or(NotRedirectable::NoNearMemory)?;
+            .ok_or(NotRedirectable::Immovable)?;
         let last = place.cell + continuation.bytes.len() as u64;
         let mut bodies = vec![
             (
@@ -526,7 +523,9 @@ impl Engine {
         if edit.original == edit.redirected {
             return Err(NotRedirectable::Taken);
         }
-        let mut entry = self.entry(plan, function, slot, place, Method::Pun, vec![edit])?;
+        let first = arch::continuation(&site, place.cell, 1)?;
+        let both = (slot, place);
+        let mut entry = self.entry(plan, function, both, Method::Pun, vec![edit], first)?;
         entry.trampoline = target;
         entry.counts_on = counts_on;
         let trampoline = arch::trampoline(plan.low, slot).ok_or(NotRedirectable::NoNearMemory)?;
@@ -570,63 +569,8 @@ impl Engine {
         Ok(())
     }
 
-    /// By a copy of the page.
-    fn by_page(
-        &self,
-        plan: &mut Plan,
-        function: &Function<'_>,
-        slot: u32,
-        place: Place,
-        jumps: &[u64],
-        method: Method,
-    ) -> Result<Entry, NotRedirectable> {
-        let site = function.site();
-        let edits = match method {
-            Method::Rendezvous => vec![arch::rendezvous_edit(&site, place.trampoline)?],
-            _ => arch::swap_edits(&site, function.start, function.before(), place.trampoline)?,
-        };
-        let overlaps = |edit: &Edit| {
-            let span = edit.at..edit.at + edit.original.len() as u64;
-            let entries = self.claims(plan);
-            jumps
-                .iter()
-                .any(|&jump| jump != site.at && span.contains(&jump))
-                || entries
-                    .flat_map(|entry| {
-                        let claim = match entry.method {
-                            Method::Pun => entry.at..entry.at + arch::CLAIM as u64,
-                            Method::Swap | Method::Rendezvous => entry.at..entry.at + 1,
-                        };
-                        let edits = entry
-                            .edits
-                            .iter()
-                            .map(|e| e.at..e.at + e.original.len() as u64);
-                        edits.chain([claim])
-                    })
-                    .any(|other| other.start < span.end && span.start < other.end)
-        };
-        if edits.iter().any(overlaps) {
-            return Err(NotRedirectable::Overlaps);
-        }
-        if self.is_sealed(&plan.text, site.at) {
-            return Err(NotRedirectable::Sealed);
-        }
-        let span = edited_pages(&edits).unwrap_or(site.at..site.at);
-        let mut pages = Vec::new();
-        for page in (span.start..span.end).step_by(PAGE as usize) {
-            let digest = self.compare_with_file(&plan.text, function.object, page);
-            pages.push((page, digest.map_err(NotRedirectable::ForeignPage)?));
-        }
-        let trampoline = arch::trampoline(plan.low, slot).ok_or(NotRedirectable::NoNearMemory)?;
-        let entry = self.entry(plan, function, slot, place, method, edits)?;
-        plan.writes.push((place.trampoline, trampoline.to_vec()));
-        pages.retain(|page| !plan.pages.contains(page));
-        plan.pages.append(&mut pages);
-        Ok(entry)
-    }
-
     /// The entries whose bytes are claimed: those whose objects are there, and those that are planned.
-    fn claims<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Entry> {
+    pub(super) fn claims<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Entry> {
         let there = self.entries_there().map(|(_, entry)| entry);
         there.chain(&plan.entries)
     }

@@ -60,7 +60,7 @@ impl Engine {
         let text = Text::default();
         let unwanted = self
             .entries_there()
-            .filter(|(slot, entry)| entry.method == Method::Swap && !wanted.contains(slot));
+            .filter(|(slot, entry)| entry.method != Method::Pun && !wanted.contains(slot));
         let padding = unwanted.flat_map(|(slot, entry)| {
             let jumps =
                 |edit: &&Edit| edit.at != entry.at && self.stands(&text, edit) == Some(true);

@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod loaded;
 mod maps;
+mod pads;
 mod parts;
 pub(crate) mod raw;
 mod references;

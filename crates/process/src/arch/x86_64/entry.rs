@@ -29,7 +29,7 @@ pub enum NotRedirectable {
     #[error("its first instruction is too short and no padding is in reach")]
     NoRoom,
     /// A branch leads into the bytes that a swap rewrites.
-    #[error("a branch leads into the bytes of its entry")]
+    #[error("a branch of its own leads into the first bytes of its entry")]
     BranchInto,
     /// Another redirected entry lies within these five bytes.
     #[error("another redirected function begins within its first five bytes")]
@@ -182,7 +182,10 @@ pub fn continuation(
             | FlowControl::UnconditionalBranch
             | FlowControl::IndirectBranch => {
                 block.push(instruction);
-                break;
+                // What follows may be reached from within.
+                if covered || back >= site.at.saturating_add(site.len as u64) {
+                    break;
+                }
             }
             FlowControl::Next | FlowControl::ConditionalBranch => {
                 if instruction.mnemonic() == Mnemonic::Syscall {
@@ -230,67 +233,106 @@ fn push_constant(block: &mut Vec<Instruction>, value: u64) -> Result<(), NotRedi
     Ok(())
 }
 
-/// What a page swap writes: `jmp rel32` over a first instruction of five bytes or more, or a short jump to padding
-/// near by that holds one. `before` are the original bytes that end right before the function's first byte (with
-/// `before_at` its address), of which only trailing NOPs are taken.
+/// A way to redirect an entry on a copy of its page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrite {
+    /// What is written: padding first.
+    pub edits: Vec<Edit>,
+    /// The instructions that begin in so many bytes move elsewhere.
+    pub cover: usize,
+}
+
+/// What a copy of the page says: `jmp rel32` at the entry, or a short jump to padding that holds one (`pad`: its address
+/// and what stands there). While tasks run only bytes of the first instruction may change, since nobody can be in the
+/// middle of it. When they all stand still (`standing`) it may be several instructions: with what branches back into
+/// them, if that is near.
 ///
 /// # Errors
-/// [`NotRedirectable::NoRoom`], [`NotRedirectable::BranchInto`].
-pub fn swap_edits(
+/// [`NotRedirectable::NoRoom`], [`NotRedirectable::BranchInto`], [`NotRedirectable::NoNearMemory`].
+pub fn rewrite(
     site: &Site<'_>,
-    function: u64,
-    before: &[u8],
     trampoline: u64,
-) -> Result<Vec<Edit>, NotRedirectable> {
-    let first = site.first()?;
-    let length = first.len();
-    let jump_at = |from: u64| jump_bytes(from, trampoline);
-    let original = |at: u64, len: usize| -> Option<Vec<u8>> {
-        let bytes = if at >= site.at {
-            site.code
-                .get(usize::try_from(at - site.at).ok()?..)?
-                .get(..len)?
-        } else {
-            let start = before
-                .len()
-                .checked_sub(usize::try_from(function.checked_sub(at)?).ok()?)?;
-            before.get(start..start.checked_add(len)?)?
-        };
-        Some(bytes.to_vec())
+    pad: Option<(u64, [u8; CLAIM])>,
+    standing: bool,
+) -> Result<Rewrite, NotRedirectable> {
+    let far = NotRedirectable::NoNearMemory;
+    let mut edits = Vec::new();
+    let mut jump = match pad {
+        None => jump_bytes(site.at, trampoline).ok_or(far)?,
+        Some((at, original)) => {
+            edits.push(Edit {
+                at,
+                original: original.to_vec(),
+                redirected: jump_bytes(at, trampoline).ok_or(far)?,
+            });
+            let reach = i8::try_from(at.wrapping_sub(site.at.wrapping_add(2)) as i64);
+            let reach = reach.map_err(|_| NotRedirectable::NoRoom)?;
+            vec![JMP_REL8, reach.to_le_bytes()[0]]
+        }
     };
-    let edit = |at: u64, redirected: Vec<u8>| -> Option<Edit> {
-        Some(Edit {
-            at,
-            original: original(at, redirected.len())?,
-            redirected,
-        })
-    };
-    if branches_into(site, length.min(CLAIM)) {
+    let cover = if standing {
+        covered(site, jump.len())?
+    } else if site.first()?.len() < jump.len() {
+        return Err(NotRedirectable::NoRoom);
+    } else if branches(site).any(|branch| leads_into(&branch, site, jump.len())) {
         return Err(NotRedirectable::BranchInto);
-    }
-    let direct = || edit(site.at, jump_at(site.at)?);
-    if length >= CLAIM {
-        return direct()
-            .map(|edit| vec![edit])
-            .ok_or(NotRedirectable::NoNearMemory);
-    }
-    if length < 2 {
+    } else {
+        1
+    };
+    // Nobody must be within what moves elsewhere, although its tail stays as it is.
+    let claimed = site.code.get(..cover.max(jump.len()));
+    let original = claimed.ok_or(NotRedirectable::NoRoom)?.to_vec();
+    jump.extend_from_slice(original.get(jump.len()..).unwrap_or_default());
+    edits.push(Edit {
+        at: site.at,
+        original,
+        redirected: jump,
+    });
+    Ok(Rewrite { edits, cover })
+}
+
+/// How many bytes at least move elsewhere when the first `len` are rewritten: those, and all up to the last branch that
+/// leads back into them.
+fn covered(site: &Site<'_>, len: usize) -> Result<usize, NotRedirectable> {
+    /// What moves must fit into a cell, where it may be longer.
+    const MOST: usize = 32;
+    let padded = |end: usize| site.code.get(site.len..end).is_some_and(all_nops);
+    if site.len < len && !(len..=site.len.saturating_add(32)).any(padded) {
         return Err(NotRedirectable::NoRoom);
     }
-    let pads = [padding_before(function, before), padding_after(site)];
-    for pad in pads.into_iter().flatten() {
-        let Ok(reach) = i8::try_from(pad.wrapping_sub(site.at.wrapping_add(2)) as i64) else {
-            continue;
-        };
-        let edits = || {
-            Some(vec![
-                edit(pad, jump_at(pad)?)?,
-                edit(site.at, vec![JMP_REL8, reach.to_le_bytes()[0]])?,
-            ])
-        };
-        return edits().ok_or(NotRedirectable::NoNearMemory);
+    let mut cover = len;
+    loop {
+        let behind = site.at.saturating_add(cover as u64);
+        let back =
+            branches(site).find(|branch| branch.ip() >= behind && leads_into(branch, site, cover));
+        match back {
+            None => return Ok(cover),
+            Some(branch) => cover = (branch.next_ip() - site.at) as usize,
+        }
+        if cover > MOST {
+            return Err(NotRedirectable::BranchInto);
+        }
     }
-    Err(NotRedirectable::NoRoom)
+}
+
+fn branches<'a>(site: &Site<'a>) -> impl Iterator<Item = Instruction> + use<'a> {
+    let body = site.code.get(..site.len.min(site.code.len()));
+    Decoder::with_ip(64, body.unwrap_or_default(), site.at, DecoderOptions::NONE)
+        .into_iter()
+        .filter(|instruction| instruction.near_branch_target() != 0)
+}
+
+/// Whether it leads into bytes 1..end of the entry.
+fn leads_into(branch: &Instruction, site: &Site<'_>, end: usize) -> bool {
+    let target = branch.near_branch_target();
+    target > site.at && target < site.at.saturating_add(end as u64)
+}
+
+/// Whether code elsewhere that belongs to the function branches into bytes 1..end of its entry.
+pub fn leads_back(start: u64, code: &[u8], site: &Site<'_>, end: usize) -> bool {
+    Decoder::with_ip(64, code, start, DecoderOptions::NONE)
+        .into_iter()
+        .any(|branch| leads_into(&branch, site, end))
 }
 
 /// `jmp rel32` at `from`; `None` when `to` is out of reach.
@@ -301,54 +343,54 @@ fn jump_bytes(from: u64, to: u64) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What is written while no task runs: `jmp rel32` over the first five bytes, whatever instructions they are. Of a
-/// function that is shorter, what follows must be padding.
-///
-/// # Errors
-/// [`NotRedirectable::NoRoom`], [`NotRedirectable::BranchInto`], [`NotRedirectable::NoNearMemory`].
-pub fn rendezvous_edit(site: &Site<'_>, trampoline: u64) -> Result<Edit, NotRedirectable> {
-    let original = site.code.get(..CLAIM).ok_or(NotRedirectable::NoRoom)?;
-    let padded = |end: usize| site.code.get(site.len..end).is_some_and(all_nops);
-    if site.len < CLAIM && !(CLAIM..=site.len.saturating_add(32)).any(padded) {
-        return Err(NotRedirectable::NoRoom);
-    }
-    if branches_into(site, CLAIM) {
-        return Err(NotRedirectable::BranchInto);
-    }
-    Ok(Edit {
-        at: site.at,
-        original: original.to_vec(),
-        redirected: jump_bytes(site.at, trampoline).ok_or(NotRedirectable::NoNearMemory)?,
-    })
-}
-
-/// Whether the function branches into bytes 1..end of its own entry.
-fn branches_into(site: &Site<'_>, end: usize) -> bool {
-    let body = site
-        .code
-        .get(..site.len.min(site.code.len()))
-        .unwrap_or_default();
-    Decoder::with_ip(64, body, site.at, DecoderOptions::NONE)
-        .into_iter()
-        .any(|instruction| {
-            let target = instruction.near_branch_target();
-            target > site.at && target < site.at + end as u64
-        })
-}
-
-/// Five bytes of NOPs that end right before the function.
-fn padding_before(function: u64, before: &[u8]) -> Option<u64> {
+/// Five bytes of NOPs that end right before the function, of which `before` are the bytes in front: it does not matter
+/// whether what precedes them runs into them, and so into the function.
+pub fn padding_before(function: u64, before: &[u8]) -> Option<(u64, [u8; CLAIM])> {
     let found =
         (CLAIM..=before.len()).any(|len| before.get(before.len() - len..).is_some_and(all_nops));
-    found.then(|| function.saturating_sub(CLAIM as u64))
+    let bytes = before.last_chunk().filter(|_| found)?;
+    Some((function.checked_sub(CLAIM as u64)?, *bytes))
 }
 
 /// Five bytes of NOPs right after the function.
-fn padding_after(site: &Site<'_>) -> Option<u64> {
+pub fn padding_after(site: &Site<'_>) -> Option<(u64, [u8; CLAIM])> {
     let after = site.code.get(site.len..)?;
-    (CLAIM..=after.len().min(32))
-        .any(|len| after.get(..len).is_some_and(all_nops))
-        .then(|| site.at + site.len as u64)
+    let body = site.code.get(..site.len)?;
+    let found = (CLAIM..=after.len().min(32)).any(|len| after.get(..len).is_some_and(all_nops));
+    let bytes = after.first_chunk().filter(|_| found)?;
+    (!runs_on(site.at, body)).then_some((site.at.checked_add(site.len as u64)?, *bytes))
+}
+
+/// Whether this code runs on behind its last byte, as far as that can be told: a call may be of a function that does not
+/// return.
+fn runs_on(start: u64, code: &[u8]) -> bool {
+    let last = Decoder::with_ip(64, code, start, DecoderOptions::NONE)
+        .into_iter()
+        .last();
+    last.is_none_or(|last| {
+        matches!(
+            last.flow_control(),
+            FlowControl::Next | FlowControl::ConditionalBranch
+        ) || last.is_invalid()
+    })
+}
+
+/// Whether nothing gets behind the last byte of this code: it ends with a jump, a return, or what faults.
+pub fn ends(start: u64, code: &[u8]) -> bool {
+    let end = start.saturating_add(code.len() as u64);
+    let last = Decoder::with_ip(64, code, start, DecoderOptions::NONE)
+        .into_iter()
+        .last();
+    last.is_some_and(|last| {
+        last.next_ip() == end
+            && matches!(
+                last.flow_control(),
+                FlowControl::Return
+                    | FlowControl::UnconditionalBranch
+                    | FlowControl::IndirectBranch
+                    | FlowControl::Exception
+            )
+    })
 }
 
 /// Where this code jumps to outside of itself: the functions that it may leave to by a tail jump. Its own entry is among
@@ -399,7 +441,7 @@ pub fn last_return_address(start: u64, code: &[u8]) -> u64 {
 }
 
 /// Whether the bytes are NOPs (or int3) from the first to the last.
-fn all_nops(bytes: &[u8]) -> bool {
+pub fn all_nops(bytes: &[u8]) -> bool {
     let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
     while decoder.can_decode() {
         let instruction = decoder.decode();

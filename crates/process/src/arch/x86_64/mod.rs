@@ -12,8 +12,9 @@ pub use code::{
     WAITING_WORDS, before_waiting, cell, decode_header, header, stub, table, trampoline,
 };
 pub use entry::{
-    CLAIM, Continuation, Edit, NotRedirectable, Site, continuation, last_return_address, pun_edit,
-    pun_target, rendezvous_edit, skip_endbr, swap_edits, tail_targets,
+    CLAIM, Continuation, Edit, NotRedirectable, Rewrite, Site, all_nops, continuation, ends,
+    last_return_address, leads_back, padding_after, padding_before, pun_edit, pun_target, rewrite,
+    skip_endbr, tail_targets,
 };
 pub use flow::{Flow, flow, lazy_stub, plt_stub, references, refers};
 pub use frame::{RESTORER, SYSCALL_GADGET, alternate_stack, frame, uses_amx};
