@@ -29,3 +29,5 @@ bench: setup build
 	@$(TARGET_DIR)/release/bench
 	@echo; echo "Who calls what, in large programs without symbols:"
 	@$(CARGO) test --quiet --release -p livegraft-process --test parts -- --ignored --nocapture
+	@echo; echo "How each function of stock servers could be redirected:"
+	@$(CARGO) test --quiet --release -p livegraft-process --test coverage -- --ignored --nocapture

@@ -1,6 +1,7 @@
 //! One process under the hands of one command: what is recorded in it, and the motions that change it.
 
 mod check;
+mod coverage;
 mod door;
 mod edits;
 mod inspect;
@@ -19,6 +20,7 @@ mod trampolines;
 mod transition;
 
 pub use check::{Check, CheckedFunction, CheckedTask};
+pub use coverage::Covered;
 pub use inspect::{EntryView, MappingView, Overview, PatchView, TaskView, TransitionView};
 pub use operations::{Ended, OnTimeout, Options, Progress, Report, Reported};
 pub use transition::Blocked;

@@ -15,6 +15,7 @@ use crate::state::{Entry, Identity, Leaving, Method, Purpose, Region};
 use livegraft_model::Slot;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Bytes read before a function, for padding.
 const BEFORE: u64 = 32;
@@ -43,7 +44,7 @@ pub(super) struct Plan {
     /// The places of trampolines that are taken.
     pub taken: Taken,
     /// The text as it is.
-    pub text: Text,
+    pub text: Rc<Text>,
 }
 
 impl Plan {
@@ -233,7 +234,7 @@ impl Engine {
             pages: Vec::new(),
             low: self.state.low,
             taken: Taken::by(&self.state.entries),
-            text: Text::default(),
+            text: Rc::default(),
         })
     }
 
@@ -389,13 +390,9 @@ impl Engine {
             let place = place.map_err(|why| (function.name.clone(), why.to_string()))?;
             let mut why = Vec::new();
             let entry = methods.iter().find_map(|method| {
-                let attempt = match method {
-                    Method::Pun => self.pun(plan, function, slot, place, &jumps),
-                    Method::Swap | Method::Rendezvous => {
-                        self.by_page(plan, function, slot, place, &jumps, *method)
-                    }
-                };
-                attempt.map_err(|reason| why.push(reason)).ok()
+                self.plan_by(plan, function, (slot, place), &jumps, *method)
+                    .map_err(|reason| why.push(reason))
+                    .ok()
             });
             why.dedup();
             let why: Vec<String> = why.iter().map(ToString::to_string).collect();
@@ -404,6 +401,23 @@ impl Engine {
             plan.entries.push(entry);
         }
         Ok(())
+    }
+
+    /// Plans one entry by one method. `jumps` are the entries that will jump besides those that do.
+    pub(super) fn plan_by(
+        &self,
+        plan: &mut Plan,
+        function: &Function<'_>,
+        (slot, place): (u32, Place),
+        jumps: &[u64],
+        method: Method,
+    ) -> Result<Entry, NotRedirectable> {
+        match method {
+            Method::Pun => self.pun(plan, function, slot, place, jumps),
+            Method::Swap | Method::Rendezvous => {
+                self.by_page(plan, function, slot, place, jumps, method)
+            }
+        }
     }
 
     /// The parts of an entry that all methods share; writes its cell.

@@ -366,6 +366,34 @@ impl LoadedObject {
             })
     }
 
+    /// The ranges (avma) of its functions, one for each start: what symbols and call frame information have. PLT stubs are
+    /// none.
+    pub fn entries(&self) -> Vec<Range<u64>> {
+        let tables = [self.symtab(), self.dynsym()];
+        let symbols = tables.into_iter().flatten().flat_map(|table| table.iter());
+        let named = symbols.filter(|symbol| {
+            let function = matches!(
+                symbol.kind,
+                SymbolKind::Function | SymbolKind::IndirectFunction
+            );
+            symbol.defined && symbol.size > 0 && function
+        });
+        let named = named.filter_map(|symbol| {
+            let start = self.avma(symbol.svma);
+            Some(start..start.checked_add(symbol.size)?)
+        });
+        let mut all: Vec<Range<u64>> = named.chain(self.functions()).collect();
+        let sections = self.elf.sections().iter();
+        let stubs: Vec<Range<u64>> = sections
+            .filter(|section| section.name.starts_with(".plt"))
+            .map(|s| self.avma(s.svma)..self.avma(s.svma).saturating_add(s.size))
+            .collect();
+        all.retain(|range| !stubs.iter().any(|stubs| stubs.contains(&range.start)));
+        all.sort_by_key(|range| (range.start, range.end));
+        all.dedup_by_key(|range| range.start);
+        all
+    }
+
     /// Whether the dynamic loader may bind the object's own references to the name to another object.
     pub(crate) fn is_interposable(&self, name: &str) -> bool {
         let exported = self.dynsym().is_some_and(|table| {
