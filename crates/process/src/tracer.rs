@@ -43,7 +43,7 @@ pub struct Stopped {
     since: Instant,
     booster: Lender,
     loan: Option<Loan>,
-    _hurry: Hurry,
+    _hurry: Rc<Hurry>,
 }
 
 /// The thread that lends our priority, started when it is first needed.
@@ -95,22 +95,73 @@ impl Tracer {
 
     /// Stops one task.
     pub fn stop(&mut self, task: Task, options: i64) -> Stopping {
+        if let Err(why) = self.attach(task, options) {
+            return why;
+        }
+        let hurry = Rc::new(Hurry::begin());
+        match self.order(task) {
+            Ok(asked) => self.await_stop(task, asked, None, hurry),
+            Err(why) => why,
+        }
+    }
+
+    /// Stops many tasks at once: all are attached before the first is told to stop, and all are told before the first is
+    /// waited for, so that they stand still for little longer than it takes to look at them.
+    pub fn stop_all(&mut self, tasks: &[(Task, i64)]) -> Vec<(Task, Stopping)> {
+        let mut attached = Vec::with_capacity(tasks.len());
+        let mut all = Vec::with_capacity(tasks.len());
+        for &(task, options) in tasks {
+            match self.attach(task, options) {
+                Ok(()) => attached.push(task),
+                Err(why) => all.push((task, why)),
+            }
+        }
+        let hurry = Rc::new(Hurry::begin());
+        let mut told = Vec::with_capacity(attached.len());
+        for task in attached {
+            match self.order(task) {
+                Ok(asked) => told.push((task, asked)),
+                Err(why) => all.push((task, why)),
+            }
+        }
+        for (task, asked) in told {
+            // When it stopped is not known; not before it was told to.
+            let stopping = self.await_stop(task, Instant::now(), Some(asked), hurry.clone());
+            all.push((task, stopping));
+        }
+        all
+    }
+
+    fn attach(&mut self, task: Task, options: i64) -> Result<(), Stopping> {
         self.release_late();
         if self.late.contains(&task.tid) {
-            return Stopping::Late;
+            return Err(Stopping::Late);
         }
-        let hurry = Hurry::begin();
-        let tid = task.tid;
+        match sys::seize(task.tid, options) {
+            Ok(()) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(denied(task)),
+            Err(_) => Err(Stopping::Gone),
+        }
+    }
+
+    fn order(&mut self, task: Task) -> Result<Instant, Stopping> {
         let asked = Instant::now();
-        match sys::seize(tid, options) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => return denied(task),
-            Err(_) => return Stopping::Gone,
+        if sys::interrupt(task.tid).is_err() {
+            self.forget(task.tid);
+            return Err(Stopping::Gone);
         }
-        if sys::interrupt(tid).is_err() {
-            self.forget(tid);
-            return Stopping::Gone;
-        }
+        Ok(asked)
+    }
+
+    /// Waits for a task that was told to stop, from `asked` on. It has stood still since it was seen to, or `since`.
+    fn await_stop(
+        &mut self,
+        task: Task,
+        asked: Instant,
+        since: Option<Instant>,
+        hurry: Rc<Hurry>,
+    ) -> Stopping {
+        let tid = task.tid;
         let mut bound = PROMPT;
         let mut loan = None;
         loop {
@@ -155,7 +206,7 @@ impl Tracer {
             tid,
             regs,
             repair,
-            since: seen,
+            since: since.unwrap_or(seen),
             booster: self.booster.clone(),
             loan: None,
             _hurry: hurry,

@@ -70,27 +70,21 @@ impl Engine {
         let mut harmless: HashSet<Task> = HashSet::new();
         loop {
             let listing = self.process.tasks()?;
-            let mut fresh = 0;
-            for task in listing.tasks {
-                if all.contains_key(&task) || harmless.contains(&task) {
-                    continue;
-                }
-                fresh += 1;
-                match self.tracer.stop(task, remote::options(task)) {
+            let fresh: Vec<(Task, i64)> = listing
+                .tasks
+                .into_iter()
+                .filter(|task| !all.contains_key(task) && !harmless.contains(task))
+                .map(|task| (task, remote::options(task)))
+                .collect();
+            if fresh.is_empty() && listing.complete {
+                return Ok(Ok(all));
+            }
+            let mut obstacle = None;
+            for (task, stopping) in self.tracer.stop_all(&fresh) {
+                match stopping {
                     Stopping::Stopped(stopped) => {
-                        let restorers = &self.gadgets.restorers;
-                        let none = Ranges::default();
-                        let regs = &stopped.regs;
-                        let found = stack::check(&self.process, regs, restorers, &watched, &none);
-                        let worker = regs.rip == 0 && regs.rsp == 0;
-                        match found {
-                            Ok(found) if !found.hits.is_empty() => {
-                                return Ok(Err((task, "it is within them")));
-                            }
-                            Err(_) if !worker => {
-                                return Ok(Err((task, "its stack can't be read")));
-                            }
-                            _ => {}
+                        if let Some(why) = self.is_in_the_way(&stopped, &watched) {
+                            obstacle.get_or_insert((task, why));
                         }
                         all.insert(task, *stopped);
                     }
@@ -102,14 +96,30 @@ impl Engine {
                         Some((_, pc)) if inside.find(pc).is_none() && !each => {
                             harmless.insert(task);
                         }
-                        _ => return Ok(Err((task, "it does not stop"))),
+                        _ => {
+                            obstacle.get_or_insert((task, "it does not stop"));
+                        }
                     },
-                    Stopping::Denied(_) => return Ok(Err((task, "somebody else traces it"))),
+                    Stopping::Denied(_) => {
+                        obstacle.get_or_insert((task, "somebody else traces it"));
+                    }
                 }
             }
-            if fresh == 0 && listing.complete {
-                return Ok(Ok(all));
+            if let Some(obstacle) = obstacle {
+                return Ok(Err(obstacle));
             }
+        }
+    }
+
+    fn is_in_the_way(&self, stopped: &Stopped, watched: &Watched) -> Option<&'static str> {
+        let regs = &stopped.regs;
+        let restorers = &self.gadgets.restorers;
+        let none = Ranges::default();
+        let worker = regs.rip == 0 && regs.rsp == 0;
+        match stack::check(&self.process, regs, restorers, watched, &none) {
+            Ok(found) if !found.hits.is_empty() => Some("it is within them"),
+            Err(_) if !worker => Some("its stack can't be read"),
+            _ => None,
         }
     }
 
