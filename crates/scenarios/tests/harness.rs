@@ -38,6 +38,7 @@ fn programs_are_well_when_left_alone() {
         "altstack",
         "family",
         "leavers",
+        "tailpad",
         "stacks",
         "stacks_cpp",
         "stacks_rust",

@@ -266,6 +266,35 @@ fn the_way_through_a_veneer_holds() {
     target.finish();
 }
 
+/// Padding through which an entry is entered is on the way as well.
+#[test]
+fn the_padding_on_the_way_holds() {
+    let plan = Plan::read("tailpad");
+    let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
+    let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+    let mut target = Target::start(&plan, &exe, &[]);
+    let tid = target.ask("tid").parse().expect("a number");
+    let pad = inspect::function(target.pid(), &exe, "inner").1 - 5;
+    target.expect("old");
+    assert_eq!(target.ask("go"), "ok");
+    std::thread::sleep(Duration::from_millis(20));
+    let swap = [&["--entry", "swap"], LEAVE].concat();
+    target.load(&klp, &swap).result(4, "timed-out");
+    held(&target, "outer");
+    assert_eq!(inspect::read(target.pid(), pad, 1), [0xe9]);
+    let pid = target.pid();
+    let mut release = || assert_eq!(target.ask("release"), "ok");
+    walk_and_stop(tid, &mut release, &mut |at| at == pad).expect("it gets there");
+    wait_until_stopped(pid);
+    let resumed = target.livegraft(&["resume"], LEAVE);
+    resumed.result(4, "timed-out");
+    held(&target, "inner");
+    let mut target = goes_on(target, "new");
+    target.unload(&[]).result(0, "unloaded");
+    target.expect("old");
+    target.finish();
+}
+
 fn wait_until_stopped(pid: i32) {
     let is_stopped = |tid: i32| {
         let status = inspect::status(&format!("/proc/{pid}/task/{tid}/status"));

@@ -364,3 +364,30 @@ fn target_that_dies_meanwhile() {
     check(&outcome, "ended|exited|died|gone|process");
     assert!(outcome.elapsed < Duration::from_secs(30), "{outcome}");
 }
+
+/// A record that another version of livegraft has written is left alone, whatever is asked for.
+#[test]
+fn record_of_another_version() {
+    let (plan, exe, klp) = answer();
+    let mut target = Target::start(&plan, &exe, &[]);
+    target.load(&klp, &[]).result(0, "loaded");
+    let maps = inspect::maps(target.pid());
+    let record = maps.iter().find(|m| m.name.contains("memfd:livegraft"));
+    let format = record.expect("there is a record").start + 8;
+    let now = inspect::poke(target.pid(), format, 0);
+    let pid = target.pid_text();
+    for older in 1..now {
+        inspect::poke(target.pid(), format, older);
+        both_ways(&["unload", "fix", "--pid", &pid], None, "another version");
+        both_ways(
+            &["load", text(&klp), "--pid", &pid],
+            None,
+            "another version",
+        );
+    }
+    target.expect("new");
+    inspect::poke(target.pid(), format, now);
+    target.unload(&[]).result(0, "unloaded");
+    target.expect("old");
+    target.finish();
+}
