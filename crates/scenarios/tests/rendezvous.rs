@@ -42,10 +42,11 @@ fn tasks_that_are_within_the_first_instructions_all_the_time() {
 #[test]
 fn tasks_that_loop_within_the_first_instructions() {
     let build = Build::new("gcc -O2 pie").flag("-DLOOP");
-    let (mut target, klp) = built(&build, &["3", "3"]);
+    // One only: on a busy machine a task may wait within the loop for its turn, and each must be met outside of it.
+    let (mut target, klp) = built(&build, &["1", "3"]);
     for _ in 0..30 {
         let loaded = target.load(&klp, FORCED).result(0, "loaded");
-        assert_eq!(loaded.number("most_stopped"), 7, "{loaded}");
+        assert_eq!(loaded.number("most_stopped"), 5, "{loaded}");
         target.expect("new");
         target.unload(&[]).result(0, "unloaded");
         target.expect("old");
