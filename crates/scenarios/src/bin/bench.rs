@@ -249,9 +249,13 @@ fn wide() {
 }
 
 fn many_calls(plan: &Plan, exe: &Path, klp: &Path, count: &str, entry: Option<&str>) {
+    // The best of some: what else the machine does is not what is measured.
     let measure = |target: &mut Target| {
-        let time = target.ask(&format!("measure {count}"));
-        time.parse::<f64>().expect("a number") / 1000.0
+        let time = |_| target.ask(&format!("measure {count}")).parse::<f64>();
+        let times = (0..9)
+            .map(time)
+            .map(|time| time.expect("a number") / 1000.0);
+        times.fold(f64::INFINITY, f64::min)
     };
     let more: Vec<&str> = entry.into_iter().flat_map(|e| ["--entry", e]).collect();
     let (mut before, mut patched, mut load) = (Vec::new(), Vec::new(), Vec::new());
