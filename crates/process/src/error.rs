@@ -247,7 +247,9 @@ pub enum Error {
     #[error("process {0} has no patches")]
     NotPatched(i32),
     /// All slots used.
-    #[error("process {0} has no room for more redirected functions; unload a patch first")]
+    #[error(
+        "process {0} has no room for so many more redirected functions behind those that it has; a patch of fewer functions fits"
+    )]
     TooManyFunctions(i32),
     /// Anything else that the system said.
     #[error("{what}: {source}")]

@@ -50,6 +50,8 @@ pub enum Purpose {
     LowTable,
     /// Tables of the other universes.
     Tables,
+    /// More room for the table right before it.
+    TableRest,
     /// Private tables of tasks that wait.
     Pool,
     /// Stub, trampolines, relocated instructions, thunks.
@@ -73,6 +75,7 @@ impl Purpose {
             Purpose::Registry => "registry",
             Purpose::LowTable => "table of universe 0",
             Purpose::Tables => "tables of universes",
+            Purpose::TableRest => "more of a table",
             Purpose::Pool => "private tables of waiting tasks",
             Purpose::Trampolines => "trampolines and self-switch",
             Purpose::Pun => "trampoline of a punned entry",
@@ -249,6 +252,18 @@ impl State {
         self.regions
             .iter()
             .find(|region| (region.start..region.end()).contains(&address))
+    }
+
+    /// How many bytes of a table there are from an address on.
+    pub fn room_at(&self, address: u64) -> u64 {
+        let mut end = self.region_at(address).map_or(address, Region::end);
+        while let Some(more) = self.region_at(end)
+            && more.start == end
+            && more.purpose == Purpose::TableRest
+        {
+            end = more.end();
+        }
+        end.saturating_sub(address)
     }
 
     /// A function's name as the user knows it: `function`, or `function (object)`.

@@ -120,3 +120,29 @@ fn killed_among_the_pages() {
     target.assert_clean();
     target.finish();
 }
+
+/// Tables that tasks live in are made longer where they are.
+#[test]
+fn a_small_patch_and_then_a_large_one() {
+    let (mut target, few) = started("16");
+    let (.., many) = built("1024");
+    let second = many.with_file_name("second.klp");
+    std::fs::copy(&many, &second).expect("a copy");
+    target.load(&few, &[]).result(0, "loaded");
+    target.expect("new");
+    let loaded = target.load(&second, &[]).result(0, "loaded");
+    assert_eq!(by(&loaded, "swap") + by(&loaded, "pun"), 1024, "{loaded}");
+    target.expect("new");
+    target.unload(&[]).result(0, "unloaded");
+    target.expect("new");
+    target
+        .livegraft(&["unload", "second"], &[])
+        .result(0, "unloaded");
+    target.expect("old");
+    target.load(&few, &[]).result(0, "loaded");
+    target.expect("new");
+    target.unload(&[]).result(0, "unloaded");
+    target.expect("old");
+    target.assert_clean();
+    target.finish();
+}

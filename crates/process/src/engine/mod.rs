@@ -473,10 +473,7 @@ impl Engine {
                 continue;
             };
             let slots = self.slots_of(universe)?;
-            let room = self.state.region_at(address).map_or(0, |region| {
-                region.end().saturating_sub(address) / SLOT_BYTES
-            });
-            if slots.len() as u64 > room {
+            if slots.len() as u64 > self.state.room_at(address) / SLOT_BYTES {
                 return Err(Error::TooManyFunctions(self.process.pid));
             }
             self.write(address, &arch::table(&slots))?;

@@ -241,15 +241,11 @@ impl Engine {
     /// Plans universe 0's table, with room for `slots`.
     pub(super) fn plan_low_table(&self, plan: &mut Plan, slots: u64) -> Result<(), Error> {
         if plan.low != 0 {
-            let room = self
-                .state
-                .region_at(plan.low)
-                .map_or(0, |region| region.end() - plan.low);
-            return if slots * SLOT_BYTES <= room {
-                Ok(())
-            } else {
-                Err(Error::TooManyFunctions(self.process.pid))
-            };
+            // Tasks live in these tables, which must stay where they are.
+            let tables = self.state.tables.iter().map(|&(_, table)| table);
+            return tables
+                .chain([plan.low])
+                .try_for_each(|table| self.plan_longer_table(plan, table, slots));
         }
         let len = table_bytes(slots.saturating_mul(2)).next_multiple_of(PAGE);
         let random = getrandom::u64().unwrap_or(0);
@@ -265,12 +261,28 @@ impl Engine {
         Ok(())
     }
 
+    /// Plans more room behind a table that is too short by now.
+    fn plan_longer_table(&self, plan: &mut Plan, table: u64, slots: u64) -> Result<(), Error> {
+        let room = self.state.room_at(table);
+        let lacks = slots.saturating_mul(SLOT_BYTES).saturating_sub(room);
+        if lacks == 0 {
+            return Ok(());
+        }
+        let start = table.saturating_add(room);
+        let more = planned(start, lacks.next_multiple_of(PAGE), Purpose::TableRest);
+        if !plan.space.is_free(&(start..more.end())) {
+            return Err(Error::TooManyFunctions(self.process.pid));
+        }
+        plan.add(more);
+        Ok(())
+    }
+
     /// Finds or plans a table for one more universe.
     pub(super) fn plan_table(&mut self, plan: &mut Plan, slots: u64) -> Result<u64, Error> {
         let live: Vec<u64> = self.state.tables.iter().map(|&(_, table)| table).collect();
         let free = self.state.regions.iter().find(|region| {
             region.purpose == Purpose::Tables
-                && region.len >= table_bytes(slots)
+                && self.state.room_at(region.start) >= table_bytes(slots)
                 && !live.contains(&(region.start + SWITCH_HEADER))
         });
         if let Some(region) = free {
