@@ -154,6 +154,33 @@ int main(int argc, char **argv) { int n = answer(argc) == 3; talk(\"%d%s\", n, a
     }
 }
 
+/// What gcc makes of a red-black tree's node that is moved: the upper half of a vector, through a register that has no
+/// value yet.
+#[test]
+fn a_callee_that_takes_the_upper_half_of_a_vector() {
+    let bench = Bench::new();
+    let code = |half: &str| {
+        format!(
+            "#include <stdlib.h>
+__attribute__((noinline)) static int leaf(int x) {{ return x * 3 + 1; }}
+__attribute__((noinline)) static long take(void *p)
+{{
+	long r;
+	__asm__ volatile(\"movdqu (%1),%%xmm0; {half}; movq %%xmm1,%0\" : \"=r\"(r) : \"r\"(p) : \"xmm0\");
+	return r;
+}}
+__attribute__((noinline)) static long caller(int a, void *b) {{ return leaf(a) + take(b); }}
+int main(int argc, char **argv) {{ return caller(argc, argv); }}"
+        )
+    };
+    let new = r#"static int lp_new(int x) { __asm__ volatile("pxor %%xmm1,%%xmm1" ::: "xmm1"); return x; }"#;
+    let target = bench.target("gcc", "-O2", &code("movhlps %%xmm0,%%xmm1"));
+    assert_eq!(refusal(&bench, "-O2 -fPIC", new, "leaf", &target), Ok(()));
+    let target = bench.target("gcc", "-O2", &code("paddq %%xmm0,%%xmm1"));
+    let error = refusal(&bench, "-O2 -fPIC", new, "leaf", &target).unwrap_err();
+    assert!(error.contains("leave xmm1 alone"), "{error}");
+}
+
 /// Every function of a real server, replaced by one that clobbers everything: few callers rely on anything.
 #[test]
 fn a_whole_server_is_quiet_and_quick() {

@@ -115,7 +115,12 @@ impl<'c, 't, 'a> Walk<'c, 't, 'a> {
             let Some(instruction) = callers.decode(at) else {
                 continue;
             };
-            let effect = effect(&mut self.factory, &instruction);
+            let mut effect = effect(&mut self.factory, &instruction);
+            if depth != 0 {
+                let formal = extracted(&instruction);
+                effect.reads &= !formal;
+                effect.sets |= formal;
+            }
             let read = effect.reads & mask;
             if read != 0 && !only_saves(&instruction, depth != 0) {
                 return (register(&instruction, &mut self.factory, read), at_return);
@@ -216,6 +221,20 @@ fn only_saves(instruction: &Instruction, callee: bool) -> bool {
                 instruction.mnemonic(),
                 Mnemonic::Mov | Mnemonic::Movaps | Mnemonic::Vmovaps
             ))
+}
+
+/// What a callee does to a register that was no argument, since it has no value there: gcc takes the upper half of a
+/// vector by `movhlps`, and loads 16 bits by `pinsrw $0`, into one that it uses nothing else of.
+fn extracted(instruction: &Instruction) -> Set {
+    let (first, second) = (instruction.op0_register(), instruction.op1_register());
+    let takes = match instruction.mnemonic() {
+        Mnemonic::Movhlps => first != second,
+        Mnemonic::Pinsrw => {
+            instruction.op1_kind() == OpKind::Memory && instruction.immediate(2) == 0
+        }
+        _ => false,
+    };
+    if takes { bit(first) } else { 0 }
 }
 
 /// The register of `set` that an instruction reads.
