@@ -4,7 +4,7 @@ use crate::checked::Checked;
 use crate::failure::Failure;
 use crate::view::{Listed, Processes, Shown, Status, Transitioned};
 use indicatif::{ProgressBar, ProgressStyle};
-use livegraft_patchfile::{Info, Input, Patch, Target};
+use livegraft_patchfile::{Info, Input, Patch, Target, TargetElf};
 use livegraft_process::{Engine, Method, Options, process};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,9 @@ pub fn pack(objects: &[PathBuf], targets: &[PathBuf], output: &Path) -> Outcome 
         paths.iter().map(|path| read(path)).collect()
     };
     let (object_bytes, target_bytes) = (read_all(objects)?, read_all(targets)?);
+    let debug = targets.iter().zip(&target_bytes);
+    let debug = debug.map(|(path, bytes)| debug_symbols(path, bytes));
+    let debug: Vec<Option<Vec<u8>>> = debug.collect::<Result<_, _>>()?;
     let inputs: Vec<Input<'_>> = objects
         .iter()
         .zip(&object_bytes)
@@ -37,11 +40,11 @@ pub fn pack(objects: &[PathBuf], targets: &[PathBuf], output: &Path) -> Outcome 
         .collect();
     let targets: Vec<Target<'_>> = targets
         .iter()
-        .zip(&target_bytes)
-        .map(|(path, bytes)| Target {
+        .zip(target_bytes.iter().zip(&debug))
+        .map(|(path, (bytes, debug))| Target {
             path,
             bytes,
-            debug: None,
+            debug: debug.as_deref(),
         })
         .collect();
     let bytes = livegraft_patchfile::pack(&inputs, &targets).map_err(Failure::Pack)?;
@@ -54,6 +57,18 @@ pub fn pack(objects: &[PathBuf], targets: &[PathBuf], output: &Path) -> Outcome 
         path: output.to_owned(),
         info: Box::new(Info::new(&patch)),
     })
+}
+
+/// The separate debug file of a target: `load` will look for names there too.
+fn debug_symbols(path: &Path, bytes: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+    let target = TargetElf::parse(path, bytes, None).map_err(Failure::Pack)?;
+    let Some((first, rest)) = target.build_id.split_first() else {
+        return Ok(None);
+    };
+    let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let file = format!("/usr/lib/debug/.build-id/{first:02x}/{rest}.debug");
+    let file = Path::new(&file);
+    file.is_file().then(|| read(file)).transpose()
 }
 
 fn parse(path: &Path) -> Result<Patch, Failure> {

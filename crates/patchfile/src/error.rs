@@ -123,7 +123,7 @@ pub enum Error {
 
     // Symbols of the targets.
     #[error(
-        "{object} has no symbol `{symbol}`; correct the name, or give a target that is not stripped"
+        "{object} has no symbol `{symbol}`; correct the name, or install its debug symbols if it is stripped"
     )]
     MissingSymbol { object: String, symbol: String },
     #[error(

@@ -140,7 +140,7 @@ fn functions_to_replace() {
     let named = |name: &str| func(&format!(".old_name = \"{name}\", .new_func = lp_new"));
     assert_eq!(
         named("answr"),
-        "the executable has no symbol `answr`; correct the name, or give a target that is not stripped"
+        "the executable has no symbol `answr`; correct the name, or install its debug symbols if it is stripped"
     );
     let twice = named("twin");
     assert!(

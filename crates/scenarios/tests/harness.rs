@@ -46,6 +46,7 @@ fn programs_are_well_when_left_alone() {
         "fibers",
         "lua",
         "gsbase",
+        "libc_static",
     ];
     for name in names {
         let plan = Plan::read(name);

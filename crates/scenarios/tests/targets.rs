@@ -1,8 +1,12 @@
 //! Programs of every kind: how they are linked, with which C library.
 
+use livegraft_scenarios::compile::{compile_patch_objects, pack_arguments};
 use livegraft_scenarios::cycle::{has_compilers, matrix, twice};
 use livegraft_scenarios::refusal::both_ways;
-use livegraft_scenarios::{Build, Plan, Target, compile_patch, compile_target};
+use livegraft_scenarios::{
+    Build, Plan, Target, compile_patch, compile_patch_as, compile_target, require,
+};
+use std::path::Path;
 
 #[test]
 fn static_programs() {
@@ -97,4 +101,24 @@ fn program_whose_file_is_another_by_now() {
         }
         twice(target, &klp, Some(entry));
     }
+}
+
+/// A library as Debian ships it, with its symbols in a package of their own.
+#[test]
+fn static_function_of_a_stripped_library() {
+    let libc = Path::new("/lib/x86_64-linux-gnu/libc.so.6");
+    let installed = Path::new("/usr/share/doc/libc6-dbg").is_dir() && libc.is_file();
+    if !require("Debian's libc6 and libc6-dbg", installed) {
+        return;
+    }
+    let plan = Plan::read("libc_static");
+    let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
+    let called = |name: &str| Build::new("gcc -O2 pic").flag(&format!("-DNAME=\"{name}\""));
+    let klp = compile_patch_as(&plan, &called("__drand48_iterate"), libc, "fix");
+    twice(Target::start(&plan, &exe, &[]), &klp, None);
+    let objects = compile_patch_objects(&plan, &called("__drand48_iterates"));
+    let (pack, klp) = pack_arguments(&objects, libc, "none");
+    let pack: Vec<&str> = pack.iter().map(String::as_str).collect();
+    both_ways(&pack, None, "__drand48_iterates debug libc.so.6");
+    assert!(!klp.exists());
 }
