@@ -8,7 +8,7 @@
 // privileges no new privileges (NoNewPrivileges)
 // sealed     the program's text is sealed (mseal)
 // mappings   10,000 mappings
-// limit      the address space is limited to 2 MiB more than what is there (RLIMIT_AS)
+// limit      the address space is limited (RLIMIT_AS) to 2 MiB more than what is there, or so many KiB (second argument)
 // zombie     the main task has ended, others have not
 // deep       a task is asleep 100 MiB deep in recursion
 // altstack   a task is asleep in a handler on an alternate signal stack
@@ -143,13 +143,13 @@ static void seal_text(void)
 	must(syscall(MSEAL, start, end - start, 0), "mseal");
 }
 
-static void limit_memory(void)
+static void limit_memory(rlim_t room)
 {
 	char text[256] = "";
 	FILE *file = fopen("/proc/self/statm", "r");
 	(void)!fgets(text, sizeof text, file);
 	fclose(file);
-	rlim_t bytes = atol(text) * 4096 + (2 << 20);
+	rlim_t bytes = atol(text) * 4096 + room;
 	struct rlimit limit = { bytes, bytes };
 	must(setrlimit(RLIMIT_AS, &limit), "setrlimit");
 }
@@ -181,7 +181,7 @@ int main(int count, char **values)
 	} else if (!strcmp(what, "mappings")) {
 		many_mappings();
 	} else if (!strcmp(what, "limit")) {
-		limit_memory();
+		limit_memory(scn_argument(count, values, 2, 2048) * 1024l);
 	} else if (!strcmp(what, "zombie")) {
 		scn_thread(serve, NULL);
 		pthread_exit(NULL);
@@ -204,8 +204,9 @@ int main(int count, char **values)
 	} else if (!strcmp(what, "chroot")) {
 		char path[] = "/tmp/livegraft-XXXXXX";
 		must(mkdtemp(path) ? 0 : -1, "mkdtemp");
-		must(chroot(path), "chroot");
-		must(chdir("/"), "chdir");
+		must(chdir(path), "chdir");
+		must(rmdir(path), "rmdir");
+		must(chroot("."), "chroot");
 	} else if (!strcmp(what, "namespaces")) {
 		must(unshare(CLONE_FS | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC), "unshare");
 	} else if (!strcmp(what, "lock")) {

@@ -212,6 +212,16 @@ pub enum Error {
         /// Why the last candidate could not.
         why: String,
     },
+    /// No task could host a remote call, since we may not suspend filters.
+    #[error(
+        "task {tid} of process {pid} is under a seccomp filter, which might kill it for a call that it makes for livegraft; only a livegraft with CAP_SYS_ADMIN and under no filter itself may suspend it: run it as root, outside of a container that filters system calls"
+    )]
+    Filtered {
+        /// The target.
+        pid: i32,
+        /// One of the tasks.
+        tid: i32,
+    },
     /// A static program without signal handlers.
     #[error(
         "process {0} has no code that returns from a signal handler (`rt_sigreturn`; a static program that installs none), which the calls that it has to make for livegraft need to survive livegraft's end; it can't be patched yet"
@@ -294,6 +304,7 @@ impl Error {
             Error::Object { .. } => "object",
             Error::Link(_) => "link",
             Error::NoHost { .. } => "no-host",
+            Error::Filtered { .. } => "seccomp-filter",
             Error::NoRestorer(_) => "no-restorer",
             Error::RemoteCall { .. } => "remote-call",
             Error::NoSpace { .. } => "no-space",

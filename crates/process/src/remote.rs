@@ -192,6 +192,7 @@ impl<'a> Host<'a> {
         tracer: &'a mut Tracer,
     ) -> Result<Host<'a>, Error> {
         let mut why = String::from("it has no task that is suitable");
+        let mut filtered = None;
         for _ in 0..50 {
             let mut candidates = Vec::new();
             for task in process.some_tasks()? {
@@ -205,9 +206,16 @@ impl<'a> Host<'a> {
             }
             candidates.sort_unstable();
             for (_, task) in candidates {
-                let stopped = match tracer.stop(task, options(task)) {
+                let options = options(task);
+                let suspends = options & sys::O_SUSPEND_SECCOMP != 0;
+                let stopped = match tracer.stop(task, options) {
                     Stopping::Stopped(stopped) => stopped,
                     Stopping::Gone => continue,
+                    // Nobody else traces it, and it was stopped before: it is the filter that we may not suspend.
+                    Stopping::Denied(0) if suspends => {
+                        filtered = Some(task.tid);
+                        continue;
+                    }
                     Stopping::Late => {
                         why = format!("task {} does not stop", task.tid);
                         continue;
@@ -224,9 +232,10 @@ impl<'a> Host<'a> {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Err(Error::NoHost {
-            pid: process.pid,
-            why,
+        let pid = process.pid;
+        Err(match filtered {
+            Some(tid) => Error::Filtered { pid, tid },
+            None => Error::NoHost { pid, why },
         })
     }
 

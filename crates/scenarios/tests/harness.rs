@@ -47,6 +47,7 @@ fn programs_are_well_when_left_alone() {
         "lua",
         "gsbase",
         "libc_static",
+        "hardened",
     ];
     for name in names {
         let plan = Plan::read(name);

@@ -254,7 +254,7 @@ pub(super) fn lay(address: u64, bytes: &mut [u8], at: u64, value: &[u8]) {
 }
 
 /// Ranges that overlap or touch become one: what straddles a page is never written in halves.
-fn merged(mut spans: Vec<Range<u64>>) -> Vec<Range<u64>> {
+pub(super) fn merged(mut spans: Vec<Range<u64>>) -> Vec<Range<u64>> {
     spans.sort_unstable_by_key(|span| span.start);
     let mut all: Vec<Range<u64>> = Vec::new();
     for span in spans {

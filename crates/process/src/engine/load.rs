@@ -217,10 +217,14 @@ impl Engine {
 
     /// Gives the open transition's target a table, writes all tables and records the transition.
     pub(super) fn open_universe(&mut self) -> Result<(), Error> {
-        let Some(to) = self.state.model.transition().map(|open| open.to) else {
+        let Some((to, patch)) = self.state.model.transition().map(|o| (o.to, o.patch)) else {
             return Ok(());
         };
-        if self.gs_of(to).is_none() {
+        let table = self.gs_of(to).is_none();
+        let slots = self.state.model.patch(patch).map(|p| p.slots.clone());
+        let more = if table { 4 * arch::PAGE } else { 0 };
+        self.may_replace_pages(&slots.unwrap_or_default(), more)?;
+        if table {
             let slots = self.state.entries.len() as u64;
             let mut plan = self.plan()?;
             let table = self.plan_table(&mut plan, slots)?;
@@ -454,6 +458,7 @@ impl Engine {
             .map(|function| function.slot)
             .collect();
         self.probe_text(&slots)?;
+        self.may_replace_pages(&slots, 0)?;
         let id = self.state.model.add(name, slots);
         image.id = id;
         self.state.images.push(image);

@@ -1,6 +1,6 @@
 //! Replacing pages of text by copies, each in one `mremap`.
 
-use super::edits::{lay, planned};
+use super::edits::{edited_pages, lay, merged, planned};
 use super::text::Text;
 use super::{Engine, calls_per_stop};
 use crate::arch::{Edit, nr};
@@ -120,7 +120,7 @@ impl Engine {
     ) -> Result<Vec<Copy>, Error> {
         let length = |span: &Range<u64>| span.end - span.start;
         let total = spans.iter().map(length).sum();
-        self.check_limits(total, spans.len())?;
+        self.check_limits(4 * total, spans.len())?;
         let block = self.plan_anywhere(total, Purpose::Spare)?;
         let mut at = block.start;
         let mut spares = Vec::with_capacity(spans.len());
@@ -176,13 +176,29 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether the pages of these entries could be replaced when `more` bytes are mapped: who opens a transition must be
+    /// able to end it.
+    pub(super) fn may_replace_pages(&mut self, slots: &[Slot], more: u64) -> Result<(), Error> {
+        let entries = slots.iter().filter_map(|&slot| self.state.entry(slot));
+        let entries = entries.filter(|entry| entry.method != Method::Pun);
+        let spans = merged(entries.filter_map(|e| edited_pages(&e.edits)).collect());
+        let total = |spans: &[Range<u64>]| spans.iter().map(|s| s.end - s.start).sum::<u64>();
+        let Some(most) = spans.chunks(MOST_COPIES).map(total).max() else {
+            return Ok(());
+        };
+        self.check_limits(4 * most + more, spans.len())?;
+        self.host().map(drop)
+    }
+
     /// mremap can fail after it has unmapped its destination when the process is at one of its limits: look first.
-    fn check_limits(&mut self, len: u64, count: usize) -> Result<(), Error> {
+    fn check_limits(&mut self, room: u64, count: usize) -> Result<(), Error> {
         self.refresh_maps()?;
         let pid = self.process.pid;
         let refuse = |what: &str| Error::RemoteCall {
             pid,
-            what: format!("{REPLACE}: it is at the limit of its {what}"),
+            what: format!(
+                "{REPLACE}: it is at the limit of its {what}, which must be raised first"
+            ),
             source: std::io::Error::from_raw_os_error(libc::ENOMEM),
         };
         let most = std::fs::read_to_string("/proc/sys/vm/max_map_count")
@@ -204,7 +220,7 @@ impl Engine {
         let size = crate::process::status_field(&self.process.live(), "VmSize")
             .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
             .unwrap_or(0);
-        if limit.is_some_and(|limit| size * 1024 + 4 * len > limit) {
+        if limit.is_some_and(|limit| size * 1024 + room > limit) {
             return Err(refuse("address space"));
         }
         Ok(())
