@@ -1,12 +1,13 @@
 //! Libraries that a program opens and closes: what was patched goes, comes back elsewhere, or something else lies there.
 
-use livegraft_scenarios::compile::{compile_patch_of_both, compile_shared};
+use livegraft_scenarios::compile::{compile_patch_of_both, compile_shared, out_dir};
 use livegraft_scenarios::inspect::Baseline;
 use livegraft_scenarios::refusal::check;
 use livegraft_scenarios::{
     Build, Plan, Target, cli, compile_patch_as, compile_target, inspect, note,
 };
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const LEAVE: &[&str] = &["--timeout", "300ms", "--on-timeout", "leave"];
 
@@ -22,6 +23,11 @@ struct Libraries {
 
 impl Libraries {
     fn start() -> Self {
+        Self::start_with(|file| file)
+    }
+
+    /// The same; the program gets the libraries from where `put` puts them.
+    fn start_with(put: impl Fn(PathBuf) -> PathBuf) -> Self {
         let plan = Plan::read("libs");
         let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
         let library = |number: usize| {
@@ -37,6 +43,7 @@ impl Libraries {
             (file, klp, held)
         };
         let ((file1, klp1, _), (file2, klp2, held)) = (library(1), library(2));
+        let (file1, file2) = (put(file1), put(file2));
         let paths = [&file1, &file2].map(|file| file.to_str().expect("a path in UTF-8"));
         let target = Target::start(&plan, &exe, &paths);
         Self {
@@ -285,4 +292,80 @@ fn another_library_in_the_place_of_a_loaded_patch() {
         assert_eq!(text_2.text_difference(), None);
         all.target.finish();
     }
+}
+
+/// A directory of its own for a library, as an upgrade finds it.
+fn installed(file: PathBuf) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let dir = out_dir().join(format!("installed-{number}"));
+    std::fs::create_dir_all(&dir).expect("it can be made");
+    let to = dir.join(file.file_name().expect("a file"));
+    std::fs::copy(file, &to).expect("it can be copied");
+    to
+}
+
+/// An upgrade has removed a library's file, or put another one in its place, while the program runs.
+#[test]
+fn library_whose_file_is_another_by_now() {
+    for (replace, entry) in [
+        (None, "pun"),
+        (None, "swap"),
+        (Some(1), "swap"),
+        (Some(1), "pun"),
+        (Some(0), "pun"),
+    ] {
+        let mut all = Libraries::start_with(installed);
+        let (_, text) = all.open(1);
+        all.calls(1, "old");
+        let file = &all.files[0];
+        let dir = file.parent().expect("it lies in a directory");
+        match replace {
+            // By another file as dpkg does it, or by one that is no library at all.
+            Some(number) => {
+                let other = ["/bin/sh", all.files[1].to_str().expect("UTF-8")][number];
+                let new = dir.join("new");
+                std::fs::copy(other, &new).expect("it can be copied");
+                std::fs::rename(&new, file).expect("it can be replaced");
+            }
+            None => std::fs::remove_dir_all(dir).expect("it is there"),
+        }
+        for _ in 0..2 {
+            all.load(1, entry);
+            let listed = cli::list(all.target.pid());
+            assert_eq!(listed["entries"][0]["gone"], false, "{listed}");
+            assert_eq!(listed["entries"][0]["intact"], true, "{listed}");
+            all.unload(1);
+            all.calls(1, "old");
+            assert_eq!(text.text_difference(), None);
+        }
+        all.target.finish();
+    }
+}
+
+/// A patch that was packed against the file that lies there now is not one for what runs.
+#[test]
+fn patch_for_the_library_that_an_upgrade_has_put_there() {
+    let mut all = Libraries::start_with(installed);
+    all.open(1);
+    let plan = Plan::read("libs");
+    let build = Build::new("gcc -O2 pic").flag("-DCONSTANT=0x04f00001");
+    let upgraded = compile_shared(&plan, &build, "lib.c", "lib1.so");
+    std::fs::rename(&upgraded, &all.files[0]).expect("it can be replaced");
+    let of_it = build.flag("-DLIBRARY=\"lib1.so\"");
+    let klp = compile_patch_as(&plan, &of_it, &all.files[0], "upgraded");
+    check(&all.target.load(&klp, &[]), "lib1.so build-id");
+    all.calls(1, "old");
+    all.target.assert_undisturbed();
+    // Closed and opened again it is the other one, and the patch for the first one is for nothing.
+    all.close(1);
+    all.open(1);
+    check(&all.target.load(&all.patches[0], &[]), "lib1.so build-id");
+    all.calls(1, "old");
+    all.target.load(&klp, &[]).result(0, "loaded");
+    all.calls(1, "new");
+    let unload = all.target.livegraft(&["unload", "upgraded"], &[]);
+    unload.result(0, "unloaded");
+    all.calls(1, "old");
+    all.target.finish();
 }

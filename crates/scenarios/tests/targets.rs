@@ -122,3 +122,56 @@ fn static_function_of_a_stripped_library() {
     both_ways(&pack, None, "__drand48_iterates debug libc.so.6");
     assert!(!klp.exists());
 }
+
+#[test]
+fn cxx_program_and_library() {
+    matrix("cxx", &[]);
+}
+
+/// The one function whose mangled name contains this.
+fn mangled(exe: &Path, part: &str) -> String {
+    use object::{Object, ObjectSymbol};
+    let bytes = std::fs::read(exe).expect("it was just built");
+    let file = object::File::parse(&*bytes).expect("an ELF file");
+    let names = file.symbols().filter_map(|symbol| symbol.name().ok());
+    let names: Vec<&str> = names.filter(|name| name.contains(part)).collect();
+    let [name] = names.as_slice() else {
+        panic!("{part}: {names:?}")
+    };
+    (*name).to_owned()
+}
+
+#[test]
+fn rust_program() {
+    let plan = Plan::read("rust");
+    for build in ["rustc -O pie", "rustc -g pie"].map(Build::new) {
+        if !has_compilers([&build]) {
+            return;
+        }
+        let exe = compile_target(&plan, &build);
+        let names = [
+            ("GRIND", "Grind$GT$5grind17h"),
+            ("ENCODE", "4mill6encode17h"),
+            ("DECODE", "4mill6decode17h"),
+        ];
+        let patch = names
+            .iter()
+            .fold(Build::new("gcc -O2 pic"), |patch, (flag, part)| {
+                patch.flag(&format!("-D{flag}=\"{}\"", mangled(&exe, part)))
+            });
+        let klp = compile_patch_as(&plan, &patch, &exe, "fix");
+        for entry in [None, Some("rendezvous")] {
+            twice(Target::start(&plan, &exe, &[]), &klp, entry);
+        }
+    }
+    // What a demangler makes of a name is not its name.
+    let exe = compile_target(&plan, &Build::new("rustc -O pie"));
+    let patch = Build::new("gcc -O2 pic").flag("-DGRIND=\"target::mill::grind\"");
+    let patch = patch
+        .flag("-DENCODE=\"encode\"")
+        .flag("-DDECODE=\"decode\"");
+    let objects = compile_patch_objects(&plan, &patch);
+    let (pack, _) = pack_arguments(&objects, &exe, "none");
+    let pack: Vec<&str> = pack.iter().map(String::as_str).collect();
+    both_ways(&pack, None, "target::mill::grind symbol");
+}
