@@ -301,7 +301,7 @@ impl<'a> Host<'a> {
         let gadget = self.gadgets.syscall;
         sys::set_registers(
             tid,
-            &arch::prepare_call(&self.task.regs, gadget, self.frame, number, args),
+            &arch::prepare_call(&self.task.regs, gadget, self.frame),
         )?;
         sys::set_signal_mask(tid, u64::MAX)?;
         // To the entry of the call, then to its exit. A group stop may come between, and a SIGSTOP, which no mask keeps
@@ -311,7 +311,13 @@ impl<'a> Host<'a> {
             sys::resume_to_syscall(tid, std::mem::take(&mut pass_on))?;
             match self.task.wait(CALL_BOUND)? {
                 Some(Stop::Syscall) if at_exit => return Ok(sys::registers(tid)?.rax),
-                Some(Stop::Syscall) => at_exit = true,
+                // As late as can be: if we die from here on, a filter judges the call.
+                Some(Stop::Syscall) => {
+                    let mut regs = sys::registers(tid)?;
+                    arch::replace_call(&mut regs, self.frame, number, args);
+                    sys::set_registers(tid, &regs)?;
+                    at_exit = true;
+                }
                 Some(Stop::Signal(libc::SIGSTOP)) => pass_on = libc::SIGSTOP,
                 Some(Stop::Event | Stop::Other | Stop::Signal(_)) => {}
                 Some(Stop::Exited) | None => break,

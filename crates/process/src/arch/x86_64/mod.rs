@@ -21,7 +21,7 @@ pub use frame::{RESTORER, SYSCALL_GADGET, alternate_stack, frame, uses_amx};
 pub use switch::{Resume, StackSwitch, ends_in_call, stack_pointer_loads, stack_switch};
 pub use syscall::{
     EINTR_REPAIR, GS_BASE, RAX, at_restartable_call, dwarf_registers, is_64_bit,
-    needs_eintr_repair, nr, prepare_call, repair_eintr,
+    needs_eintr_repair, nr, prepare_call, repair_eintr, replace_call,
 };
 
 /// Bytes between two slots of a table: the word that entries jump through, and the word of the version itself.

@@ -13,6 +13,8 @@ pub mod nr {
     pub const MMAP: u64 = 9;
     /// munmap
     pub const MUNMAP: u64 = 11;
+    /// rt_sigreturn
+    pub const RT_SIGRETURN: u64 = 15;
     /// mremap
     pub const MREMAP: u64 = 25;
     /// close
@@ -77,20 +79,22 @@ pub fn is_64_bit(regs: &Registers) -> bool {
     regs.cs == 0x33
 }
 
-/// Registers that make the task perform one call at `gadget` (`syscall; ret`) and then return through the frame.
-pub fn prepare_call(
-    saved: &Registers,
-    gadget: u64,
-    frame: u64,
-    number: u64,
-    args: [u64; 6],
-) -> Registers {
+/// Registers that make the task return through the frame, by a call at `gadget` (`syscall; ret`). At the entry of this
+/// call another one can be put in its place: until then a task that is let alone is back where it was.
+pub fn prepare_call(saved: &Registers, gadget: u64, frame: u64) -> Registers {
     let mut regs = *saved;
     regs.rip = gadget;
-    regs.rsp = frame;
-    regs.rax = number;
+    // As if the trampoline's address, at the frame's begin, had been popped.
+    regs.rsp = frame.wrapping_add(8);
+    regs.rax = nr::RT_SIGRETURN;
     regs.orig_rax = u64::MAX;
-    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
     regs.eflags &= !0x400; // DF clear, as the ABI wants it
     regs
+}
+
+/// At the entry of that call: has the task make this one instead, and return through the frame then.
+pub fn replace_call(regs: &mut Registers, frame: u64, number: u64, args: [u64; 6]) {
+    regs.rsp = frame;
+    regs.orig_rax = number;
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
 }
