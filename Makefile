@@ -3,7 +3,7 @@
 CARGO ?= cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all build setup demo test bench lint
+.PHONY: all build setup demo test bench servers lint
 
 all: build
 
@@ -31,3 +31,8 @@ bench: setup build
 	@$(CARGO) test --quiet --release -p livegraft-process --test parts -- --ignored --nocapture
 	@echo; echo "How each function of stock servers could be redirected:"
 	@$(CARGO) test --quiet --release -p livegraft-process --test coverage -- --ignored --nocapture
+
+servers: build
+	@scripts/setup servers
+	@$(CARGO) build --quiet --release -p livegraft-scenarios --bin servers
+	@$(TARGET_DIR)/release/servers

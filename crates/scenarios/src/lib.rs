@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod plan;
 pub mod redis;
 pub mod refusal;
+pub mod servers;
 mod sys;
 pub mod target;
 
