@@ -17,7 +17,9 @@
 // chroot     another root directory, in which there is nothing
 // namespaces mount, network, IPC and user namespaces of its own
 // lock       all memory is locked (mlockall)
+// ffi        libffi is there, which looks as if it gave tasks other stacks
 #include "scn.h"
+#include <dlfcn.h>
 #include <linux/io_uring.h>
 #include <sched.h>
 #include <signal.h>
@@ -209,6 +211,8 @@ int main(int count, char **values)
 		must(chroot("."), "chroot");
 	} else if (!strcmp(what, "namespaces")) {
 		must(unshare(CLONE_FS | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC), "unshare");
+	} else if (!strcmp(what, "ffi")) {
+		must(dlopen("libffi.so.8", RTLD_NOW) ? 0 : -1, "libffi.so.8");
 	} else if (!strcmp(what, "lock")) {
 		must(mlockall(MCL_CURRENT | MCL_FUTURE), "mlockall");
 	}

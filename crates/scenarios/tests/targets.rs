@@ -78,7 +78,7 @@ fn sealed() {
 }
 
 circumstances! {
-    mdwe privileges mappings limit zombie deep altstack shared uring chroot namespaces lock
+    mdwe privileges mappings limit zombie deep altstack shared uring chroot namespaces lock ffi
 }
 
 /// An upgrade has replaced the program's file, or removed it, while it runs.

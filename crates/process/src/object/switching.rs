@@ -85,7 +85,9 @@ pub(super) fn find(object: &LoadedObject) -> Option<StackSwitching> {
     let name = object.name();
     // libcrypto imports makecontext for ASYNC_start_job, and libssl calls that; both matter only when somebody uses it.
     let is_openssl = name.starts_with("libcrypto.so") || name.starts_with("libssl.so");
-    if is_openssl || C_LIBRARIES.iter().any(|prefix| name.starts_with(prefix)) {
+    // What libffi takes for a stack is room that its caller has made on the stack of the task.
+    let is_ffi = name.starts_with("libffi.so");
+    if is_openssl || is_ffi || C_LIBRARIES.iter().any(|prefix| name.starts_with(prefix)) {
         return None;
     }
     let by_name = by_name(object);
