@@ -209,31 +209,35 @@ fn cycle(pid: i32, name: &str, klp: &Path, tally: &mut Tally) -> Result<(), Stri
             _ if !alive() => {}
             _ => return Err(format!("unload: {}", said(&unloaded))),
         }
-        // What sleeps in the new version may take its time.
-        let mut left = 15;
-        while is_enabled(pid, name) {
-            left -= 1;
-            if left == 0 {
-                return Err(format!("{name} can't be unloaded from {pid}"));
-            }
-            command(&["unload", name], PATIENCE);
-        }
-        return Ok(());
+        return drain(pid, name);
     }
     let what = match loaded.code {
         _ if !alive() => "the process ended".to_owned(),
-        3 => {
+        3 | 4 => {
             let blocked = loaded.json["blocked"].as_array().into_iter().flatten();
             let by = |task: &Value| Some(task["function"].as_str()?.to_owned());
             let by: BTreeSet<String> = blocked.filter_map(by).collect();
             let by: Vec<String> = by.into_iter().collect();
-            format!("timed out and reversed, blocked in {}", by.join(", "))
+            let how = ["reversed", "so did the way back at first"][usize::from(loaded.code == 4)];
+            format!("timed out and {how}, blocked in {}", by.join(", "))
         }
         1 => said(&loaded).replace(&pid_text, "PID"),
         _ => return Err(loaded.to_string()),
     };
     *tally.others.entry(what).or_default() += 1;
-    Ok(())
+    drain(pid, name)
+}
+
+/// What sleeps in the new version may take its time.
+fn drain(pid: i32, name: &str) -> Result<(), String> {
+    let pid_text = pid.to_string();
+    for _ in 0..15 {
+        if !is_enabled(pid, name) {
+            return Ok(());
+        }
+        cli::livegraft(&[&["unload", name, "--pid", &pid_text], PATIENCE].concat());
+    }
+    Err(format!("{name} can't be unloaded from {pid}"))
 }
 
 /// What is visibly different with a server's own patch: a question, the old and the new answer.
