@@ -1,5 +1,6 @@
 //! What `check` shows.
 
+use crate::stack::{Stack, Stacks};
 use livegraft_process::engine::Check;
 use serde::Serialize;
 use std::fmt;
@@ -34,6 +35,8 @@ struct Busy {
     function: String,
     address: String,
     stack: Option<String>,
+    #[serde(flatten)]
+    frames: Stack,
 }
 
 impl Checked {
@@ -67,6 +70,7 @@ impl Checked {
                     function: task.function.clone(),
                     address: format!("{:#x}", task.address),
                     stack: task.stack.map(|address| format!("{address:#x}")),
+                    frames: Stack::new(&task.frames, task.address),
                 })
                 .collect(),
         }
@@ -103,6 +107,7 @@ impl fmt::Display for Checked {
         if self.busy.is_empty() {
             writeln!(f, "  none was within these functions")?;
         }
+        let mut stacks = Stacks::default();
         for task in &self.busy {
             write!(
                 f,
@@ -122,6 +127,7 @@ impl fmt::Display for Checked {
                 }
                 (None, _) => writeln!(f, " (last: at {})", task.address)?,
             }
+            stacks.show(f, &task.frames, task.tid)?;
         }
         Ok(())
     }

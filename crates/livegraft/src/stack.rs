@@ -2,6 +2,8 @@
 
 use livegraft_process::symbolize::{NamedFrame, NamedStack};
 use serde::Serialize;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 /// So many frames are shown as text; JSON has them all.
@@ -119,6 +121,29 @@ impl fmt::Display for Stack {
     }
 }
 
+/// Stacks as text, each once: hundreds of workers may wait at the same place.
+#[derive(Debug, Default)]
+pub struct Stacks {
+    shown: HashMap<String, i32>,
+}
+
+impl Stacks {
+    /// The stack of a task, or whose it is as well.
+    pub fn show(&mut self, f: &mut fmt::Formatter<'_>, stack: &Stack, tid: i32) -> fmt::Result {
+        match self.shown.entry(stack.to_string()) {
+            Entry::Occupied(same) if !same.key().is_empty() => {
+                writeln!(f, "        the stack is that of task {}", same.get())
+            }
+            Entry::Occupied(_) => Ok(()),
+            Entry::Vacant(new) => {
+                write!(f, "{}", new.key())?;
+                new.insert(tid);
+                Ok(())
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +180,30 @@ mod tests {
              \x20   =>  #2  job+0x12        server  /src/server.c:31\n\
              \x20       #3  server+0x1139\n\
              \x20           who called that is not known\n"
+        );
+    }
+
+    #[test]
+    fn a_stack_that_two_tasks_have_is_shown_once() {
+        struct Shown(Vec<NamedStack>);
+        impl fmt::Display for Shown {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut stacks = Stacks::default();
+                let mut tasks = self.0.iter().zip(1..);
+                tasks.try_for_each(|(stack, tid)| stacks.show(f, &Stack::new(stack, 0), tid))
+            }
+        }
+        let of = |name: &str| NamedStack {
+            frames: vec![frame(Some(name), Some(0x12), None)],
+            complete: true,
+        };
+        let none = NamedStack::default;
+        let text = Shown(vec![of("job"), none(), of("tick"), of("job"), none()]).to_string();
+        assert_eq!(
+            text,
+            "        #0  job+0x12  server\n\
+             \x20       #0  tick+0x12  server\n\
+             \x20       the stack is that of task 1\n"
         );
     }
 

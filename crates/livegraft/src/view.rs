@@ -1,13 +1,11 @@
 //! What commands show: plain structures, one JSON document or text for people. The field names are stable.
 
 use crate::checked::Checked;
-use crate::stack::Stack;
+use crate::stack::{Stack, Stacks};
 use livegraft_model::{Operation, PatchState};
 use livegraft_patchfile::Info;
 use livegraft_process::engine::{Blocked, Ended, Overview, Report, TaskView, TransitionView};
 use serde::Serialize;
-use std::collections::HashMap;
-use std::collections::hash_map;
 use std::fmt::{self, Write};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -490,20 +488,10 @@ impl fmt::Display for Status {
                     "  {} tasks have moved, {left} have not",
                     self.tasks.len() - left
                 )?;
-                // Hundreds of workers may wait at the same place; it is shown once.
-                let mut shown: HashMap<String, i32> = HashMap::new();
+                let mut stacks = Stacks::default();
                 for held in self.tasks.iter().filter_map(|task| task.blocked.as_ref()) {
                     writeln!(f, "  {}", held.task)?;
-                    match shown.entry(held.stack.to_string()) {
-                        hash_map::Entry::Occupied(same) if !same.key().is_empty() => {
-                            writeln!(f, "        the stack is that of task {}", same.get())?;
-                        }
-                        hash_map::Entry::Occupied(_) => {}
-                        hash_map::Entry::Vacant(new) => {
-                            write!(f, "{}", new.key())?;
-                            new.insert(held.task.tid);
-                        }
-                    }
+                    stacks.show(f, &held.stack, held.task.tid)?;
                 }
             }
         }

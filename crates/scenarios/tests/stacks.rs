@@ -138,6 +138,43 @@ fn inlined_functions_and_lines() {
     }
 }
 
+/// Before a load `check` shows of those who would hold it what `status` shows afterwards.
+#[test]
+fn check_shows_what_status_shows() {
+    let build = Build::new("gcc -O2 pie").flag("-g");
+    let (plan, exe, klp) = prepare("stacks", &build);
+    let mut target = Target::start(&plan, &exe, &[]);
+    let path = klp.to_str().expect("UTF-8");
+    let once = target.livegraft(&["check", path], &[]).done().json;
+    let watched = target.livegraft(&["check", path], &["--sample", "200ms"]);
+    let watched = watched.done().json;
+    assert!(watched["looks"].as_u64() > Some(1), "{watched}");
+    let shown = start(&["check", path, "--pid", &target.pid_text()], None);
+    let shown = shown.finish().done().stdout;
+    target.expect("old");
+    target.assert_untouched();
+    target.load(&klp, LEAVE).result(4, "timed-out");
+    for task in ["flat", "deep"] {
+        let held = frames(&target, Some(task));
+        for checked in [&once, &watched] {
+            let busy = checked["busy"].as_array().expect("a list");
+            let busy = busy.iter().find(|busy| busy["name"] == task);
+            let busy = busy.unwrap_or_else(|| panic!("no {task}: {checked}"));
+            assert_eq!(busy["complete"], true, "{busy}");
+            assert_eq!(busy["frames"], Value::from(held.clone()), "{task}");
+        }
+    }
+    let marked = shown.lines().filter(|line| line.contains("=>"));
+    let marked: Vec<&str> = marked.collect();
+    assert_eq!(marked.len(), 2, "{shown}");
+    assert!(
+        marked.iter().all(|line| line.contains("  answer+0x")),
+        "{shown}"
+    );
+    release(&mut target);
+    take_back(target);
+}
+
 #[test]
 fn text_is_cut_after_32_frames() {
     let build = Build::new("gcc -O2 pie").flag("-g");

@@ -7,7 +7,9 @@ use crate::error::Error;
 use crate::process::Task;
 use crate::stack::{self, CodeRange, Hit, Ranges, Watched};
 use crate::state::Method;
+use crate::symbolize::NamedStack;
 use crate::tracer::Stopping;
+use crate::unwind::Stack;
 use livegraft_model::{Slot, Version};
 use livegraft_patchfile::Patch;
 use std::collections::BTreeMap;
@@ -50,6 +52,8 @@ pub struct CheckedTask {
     pub address: u64,
     /// Where on its stack; `None`: in a register.
     pub stack: Option<u64>,
+    /// Its stack when it was found within for the last time.
+    pub frames: NamedStack,
 }
 
 /// See [`Engine::check`].
@@ -74,7 +78,8 @@ struct Seen {
     busy: u32,
     /// What was found first; `None` when a look found something else.
     constant: Option<Hit>,
-    last: Option<Hit>,
+    /// What was found last, and the stack then.
+    last: Option<(Hit, Stack)>,
 }
 
 impl Engine {
@@ -166,9 +171,17 @@ impl Engine {
             std::thread::sleep(pause.min(left));
         }
         self.tracer.release_late();
+        // Without what is needed to name them, stacks are not shown.
+        let mut symbolizer = match seen.values().any(|seen| seen.last.is_some()) {
+            true => self.symbolizer().ok(),
+            false => None,
+        };
         let mut busy = Vec::new();
         for (task, seen) in seen {
-            let Some(hit) = seen.last else { continue };
+            let Some((hit, stack)) = seen.last else {
+                continue;
+            };
+            let named = symbolizer.as_mut().map(|names| names.name(&stack));
             let never_left = seen.busy == seen.looks && seen.constant.is_some() && seen.looks > 1;
             if let Some(function) = functions.get_mut(hit.slot.0 as usize) {
                 function.never_left |= never_left;
@@ -181,6 +194,7 @@ impl Engine {
                     function: function.name.clone(),
                     address: hit.address,
                     stack: hit.stack,
+                    frames: named.unwrap_or_default(),
                 });
             }
         }
@@ -220,7 +234,11 @@ impl Engine {
         let none = Ranges::default();
         let found = stack::check(&self.process, &regs, restorers, watched, &none);
         let mut hits = found.map(|found| found.hits).unwrap_or_default();
-        self.dismiss_dead(&regs, &mut hits);
+        let mut stack = Stack::default();
+        if !hits.is_empty() {
+            stack = self.unwind(&regs);
+            self.dismiss(&stack, &mut hits);
+        }
         drop(stopped);
         let hit = hits.first().copied();
         let seen = seen.entry(task).or_insert_with(|| Seen {
@@ -238,7 +256,9 @@ impl Engine {
             .zip(hit)
             .filter(|&(a, b)| same(a, b))
             .map(|(a, _)| a);
-        seen.last = hit.or(seen.last);
+        if let Some(hit) = hit {
+            seen.last = Some((hit, stack));
+        }
         Ok(())
     }
 }
