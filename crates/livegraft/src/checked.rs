@@ -1,7 +1,7 @@
 //! What `check` shows.
 
 use crate::stack::{Stack, Stacks};
-use livegraft_process::engine::Check;
+use livegraft_process::engine::{Check, CheckedExit, Leads};
 use serde::Serialize;
 use std::fmt;
 
@@ -11,6 +11,7 @@ pub struct Checked {
     pid: i32,
     result: &'static str,
     functions: Vec<Function>,
+    tail_exits: Vec<Exit>,
     tasks: usize,
     looks: u32,
     seconds: f64,
@@ -23,6 +24,58 @@ struct Function {
     object: Option<String>,
     entry: &'static str,
     never_left: bool,
+}
+
+/// A jump out of a version of a function.
+#[derive(Debug, Serialize)]
+struct Exit {
+    function: String,
+    object: Option<String>,
+    version: &'static str,
+    leads: &'static str,
+    to: Option<String>,
+    to_object: Option<String>,
+    address: Option<String>,
+    counts_as_inside: bool,
+}
+
+impl Exit {
+    fn new(exit: &CheckedExit) -> Exit {
+        Exit {
+            function: exit.function.clone(),
+            object: exit.object.clone(),
+            version: if exit.new { "new" } else { "old" },
+            leads: match exit.leads {
+                Leads::Patched => "patched",
+                Leads::PatchCode => "patch-code",
+                Leads::Outside => "outside",
+                Leads::Unknown => "unknown",
+            },
+            to: exit.to.clone(),
+            to_object: exit.to_object.clone(),
+            address: exit.address.map(|address| format!("{address:#x}")),
+            counts_as_inside: exit.covered,
+        }
+    }
+
+    /// What it means for a transition; `None`: nothing that a user must know.
+    fn warning(&self) -> Option<String> {
+        let to = self.to.as_deref().unwrap_or("?");
+        match self.leads {
+            "patched" if to == self.function => {
+                Some("jumps to its own entry: no task switches itself at a call of it".to_owned())
+            }
+            "patched" => Some(format!(
+                "leaves by a jump to {to}, which the patch replaces too: no task switches itself at a call of {to}"
+            )),
+            "unknown" => Some(
+                "leaves by a jump through a register or a structure: where that leads to another function of the \
+                 patch, old and new may meet"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -55,6 +108,7 @@ impl Checked {
                     never_left: function.never_left,
                 })
                 .collect(),
+            tail_exits: check.exits.iter().map(Exit::new).collect(),
             tasks: check.tasks,
             looks: check.looks,
             seconds: check.length.as_secs_f64(),
@@ -98,6 +152,29 @@ impl fmt::Display for Checked {
                     "    a task did not leave it while it was watched: a transition may stay open for it"
                 )?;
             }
+            let mut warnings: Vec<(String, Vec<&str>)> = Vec::new();
+            for exit in &self.tail_exits {
+                let own = exit.function == function.name && exit.object == function.object;
+                let Some(warning) = exit.warning().filter(|_| own) else {
+                    continue;
+                };
+                match warnings.iter_mut().find(|(same, _)| *same == warning) {
+                    Some((_, versions)) => versions.push(exit.version),
+                    None => warnings.push((warning, vec![exit.version])),
+                }
+            }
+            for (warning, versions) in warnings {
+                writeln!(f, "    {}: {warning}", versions.join(" and "))?;
+            }
+        }
+        let harmless = self
+            .tail_exits
+            .iter()
+            .filter(|exit| exit.warning().is_none());
+        match harmless.count() {
+            0 => {}
+            1 => writeln!(f, "  1 jump leaves the patch (--json names it)")?,
+            count => writeln!(f, "  {count} jumps leave the patch (--json names them)")?,
         }
         let times = match self.looks {
             1 => "once".to_owned(),

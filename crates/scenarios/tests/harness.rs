@@ -50,6 +50,7 @@ fn programs_are_well_when_left_alone() {
         "hardened",
         "rust",
         "cxx",
+        "tails",
     ];
     for name in names {
         let plan = Plan::read(name);

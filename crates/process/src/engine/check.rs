@@ -1,6 +1,6 @@
 //! Would a patch load, and who would be in its way? Everything but the load itself.
 
-use super::Engine;
+use super::{CheckedExit, Engine};
 use crate::arch;
 use crate::boost;
 use crate::error::Error;
@@ -61,6 +61,8 @@ pub struct CheckedTask {
 pub struct Check {
     /// The functions, by name.
     pub functions: Vec<CheckedFunction>,
+    /// Where they, and what they run now, leave by a jump.
+    pub exits: Vec<CheckedExit>,
     /// How many tasks there are.
     pub tasks: usize,
     /// How often all of them were looked at.
@@ -114,11 +116,10 @@ impl Engine {
                 }
             };
             let Some(entry) = entry else { continue };
-            let universe = self.state.model.universe(self.state.model.settled());
-            let version = known.zip(universe).map(|(slot, u)| (slot, u.version(slot)));
-            let bodies = match version {
-                Some((slot, version @ Version::Patched(_))) => self.bodies(slot, version),
-                _ => &entry.bodies,
+            let replaced = known.and_then(|slot| Some((slot, self.runs_now(slot)?)));
+            let bodies = match replaced {
+                Some((slot, patch)) => self.bodies(slot, Version::Patched(patch)),
+                None => &entry.bodies,
             };
             ranges.extend(bodies.iter().map(|&(after, last)| CodeRange {
                 after,
@@ -141,6 +142,7 @@ impl Engine {
         let mut check = self.look_again_and_again(&watched, &mut checked, sample)?;
         check.functions = checked;
         check.functions.sort_by(|a, b| a.name.cmp(&b.name));
+        check.exits = self.exits(&functions, &objects, &planned.linked);
         Ok(check)
     }
 
@@ -201,6 +203,7 @@ impl Engine {
         busy.sort_by_key(|task| (std::cmp::Reverse(task.busy), task.tid));
         Ok(Check {
             functions: Vec::new(),
+            exits: Vec::new(),
             tasks,
             looks,
             length: began.elapsed(),

@@ -23,7 +23,8 @@ pub(super) struct PlannedLoad {
     /// The regions, entries and what is written where.
     pub plan: Plan,
     layout: Layout,
-    linked: link::Linked,
+    /// The patch, ready to be written.
+    pub linked: link::Linked,
     base: u64,
     table: u64,
 }
@@ -528,7 +529,7 @@ impl Engine {
 }
 
 /// The code of a patch in this range.
-fn code_of<'a>(linked: &'a link::Linked, range: &Range<u64>) -> Option<&'a [u8]> {
+pub(super) fn code_of<'a>(linked: &'a link::Linked, range: &Range<u64>) -> Option<&'a [u8]> {
     linked.segments.iter().find_map(|segment| {
         let from = usize::try_from(range.start.checked_sub(segment.avma)?).ok()?;
         let to = usize::try_from(range.end.checked_sub(segment.avma)?).ok()?;

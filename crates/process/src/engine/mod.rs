@@ -4,6 +4,7 @@ mod check;
 mod coverage;
 mod door;
 mod edits;
+mod exits;
 mod inspect;
 mod load;
 mod operations;
@@ -21,6 +22,7 @@ mod transition;
 
 pub use check::{Check, CheckedFunction, CheckedTask};
 pub use coverage::Covered;
+pub use exits::{CheckedExit, Leads};
 pub use inspect::{EntryView, MappingView, Overview, PatchView, TaskView, TransitionView};
 pub use operations::{Ended, OnTimeout, Options, Progress, Report, Reported};
 pub use transition::Blocked;

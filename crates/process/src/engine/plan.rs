@@ -76,7 +76,7 @@ pub(super) struct Outline {
     /// Its own range, and the parts that were split off it.
     bodies: Vec<Range<u64>>,
     /// How it leaves without a return.
-    exits: Vec<TailExit>,
+    pub exits: Vec<TailExit>,
     /// What it passes through then.
     ways: WaysOut,
 }

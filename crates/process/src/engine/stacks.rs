@@ -34,7 +34,7 @@ impl Engine {
     }
 
     /// The call frame information of a patch.
-    fn modules_of(&self, image: &Image) -> Vec<Module> {
+    pub(super) fn modules_of(&self, image: &Image) -> Vec<Module> {
         let code = image.start..image.start.saturating_add(image.len);
         let read = |&(start, end): &(u64, u64)| {
             let len = usize::try_from(end.saturating_sub(start).min(image.len)).ok()?;

@@ -10,7 +10,7 @@ const LONGEST_MANGLED: usize = 1 << 14;
 const DEEPEST: u32 = 96;
 
 /// The name for people: demangled if it is one of Rust's or C++'s, and without anything that a terminal would obey.
-pub(super) fn readable(name: &str) -> String {
+pub(crate) fn readable(name: &str) -> String {
     let demangled = if name.len() > LONGEST_MANGLED {
         None
     } else if is_rust(name) {
