@@ -85,6 +85,14 @@ pub enum Refusal {
     /// No such patch, or it is not enabled.
     #[error("patch `{0}` is not loaded; `livegraft list` shows what is")]
     NotLoaded(String),
+    /// Its memory is in use.
+    #[error("patch `{0}` is loaded; unload it first")]
+    StillLoaded(String),
+    /// A task was forced out of it.
+    #[error(
+        "patch `{0}` was forced: a task may return into it at any time, so its memory stays for ever"
+    )]
+    Forced(String),
     /// Nothing to reverse or to force.
     #[error("no transition is open, so there is nothing to reverse or to force")]
     NothingOpen,
@@ -206,10 +214,35 @@ impl Livepatch {
         id
     }
 
-    /// Forgets a patch that was never enabled, or whose memory is gone.
-    pub fn remove_disabled(&mut self, id: PatchId) {
+    /// The patches whose memory may go once it is proven that nothing refers to it: those of a name, or all that are
+    /// disabled. What was forced stays for ever (`klp_patch.forced`).
+    ///
+    /// # Errors
+    /// [`Refusal::TransitionOpen`]; with a name [`Refusal::NotLoaded`], [`Refusal::StillLoaded`], [`Refusal::Forced`].
+    pub fn may_free(&self, name: Option<&str>) -> Result<Vec<PatchId>, Refusal> {
+        self.refuse_while_open()?;
+        let named = |patch: &&Patch| name.is_none_or(|name| patch.name == name);
+        let disabled = |patch: &&Patch| patch.state == PatchState::Disabled;
+        let known = || self.patches.iter().filter(named);
+        let free: Vec<PatchId> = known()
+            .filter(|patch| disabled(patch) && !patch.forced)
+            .map(|patch| patch.id)
+            .collect();
+        match (name.map(str::to_owned), known().next()) {
+            (Some(name), None) => Err(Refusal::NotLoaded(name)),
+            (Some(name), Some(_)) if free.is_empty() && known().any(|p| disabled(&p)) => {
+                Err(Refusal::Forced(name))
+            }
+            (Some(name), Some(_)) if free.is_empty() => Err(Refusal::StillLoaded(name)),
+            _ => Ok(free),
+        }
+    }
+
+    /// Forgets a patch whose memory is about to go. One that is not disabled, or was forced, is not forgotten.
+    pub fn forget(&mut self, id: PatchId) {
+        let may_go = |patch: &Patch| patch.state == PatchState::Disabled && !patch.forced;
         self.patches
-            .retain(|patch| patch.id != id || patch.state != PatchState::Disabled);
+            .retain(|patch| patch.id != id || !may_go(patch));
     }
 
     /// Opens the transition towards a patch, which becomes the newest.

@@ -306,3 +306,37 @@ fn all_or_nobody() {
     let switching = (Standing::In(old), switching);
     assert_eq!(all(&[clean, switching], false, true), Verdict::Again);
 }
+
+#[test]
+fn only_what_is_disabled_and_was_never_forced_may_be_freed() {
+    let mut livepatch = Livepatch::default();
+    let not_loaded = |name: &str| Err(Refusal::NotLoaded(name.to_owned()));
+    assert_eq!(livepatch.may_free(Some("fix")), not_loaded("fix"));
+    assert_eq!(livepatch.may_free(None), Ok(vec![]));
+    let forced = loaded(&mut livepatch, "forced", &[BAR]);
+    livepatch.begin_unload("forced").expect("it is loaded");
+    livepatch.force().expect("one is open");
+    livepatch.complete().expect("one is open");
+    let old = loaded(&mut livepatch, "fix", &[FOO]);
+    let still = Err(Refusal::StillLoaded("fix".to_owned()));
+    assert_eq!(livepatch.may_free(Some("fix")), still);
+    assert_eq!(livepatch.may_free(None), Ok(vec![]));
+    unloaded(&mut livepatch, "fix");
+    // Another file of the same name.
+    let new = loaded(&mut livepatch, "fix", &[FOO]);
+    assert_eq!(livepatch.may_free(Some("fix")), Ok(vec![old]));
+    let refused = Err(Refusal::Forced("forced".to_owned()));
+    assert_eq!(livepatch.may_free(Some("forced")), refused);
+    livepatch.begin_unload("fix").expect("it is loaded");
+    let busy = Err(Refusal::TransitionOpen("fix".to_owned()));
+    assert_eq!(livepatch.may_free(Some("fix")), busy);
+    assert_eq!(livepatch.may_free(None), busy);
+    livepatch.forget(new);
+    livepatch.complete().expect("one is open");
+    assert_eq!(livepatch.may_free(None), Ok(vec![old, new]));
+    for id in [old, new, forced] {
+        livepatch.forget(id);
+    }
+    let left: Vec<_> = livepatch.patches().iter().map(|patch| patch.id).collect();
+    assert_eq!(left, [forced]);
+}

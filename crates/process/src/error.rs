@@ -300,6 +300,8 @@ impl Error {
             Error::Refused(Refusal::AlreadyLoaded(_)) => "already-loaded",
             Error::Refused(Refusal::NotLoaded(_)) => "not-loaded",
             Error::Refused(Refusal::NothingOpen) => "nothing-open",
+            Error::Refused(Refusal::StillLoaded(_)) => "still-loaded",
+            Error::Refused(Refusal::Forced(_)) => "forced",
             Error::Unsupported(_) => "unsupported",
             Error::Object { .. } => "object",
             Error::Link(_) => "link",
