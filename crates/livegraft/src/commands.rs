@@ -5,7 +5,8 @@ use crate::failure::Failure;
 use crate::view::{Listed, Processes, Shown, Status, Transitioned};
 use indicatif::{ProgressBar, ProgressStyle};
 use livegraft_patchfile::{Info, Input, Patch, Target, TargetElf};
-use livegraft_process::{Engine, Method, Options, process};
+use livegraft_process::engine::Progress;
+use livegraft_process::{Engine, Method, Options, Report, process};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -123,61 +124,57 @@ impl Drop for Watch {
     }
 }
 
-pub fn load(path: &Path, pid: i32, options: &Options) -> Outcome {
+/// Carries out what moves tasks, with a line of progress meanwhile.
+fn transition<R>(
+    pid: i32,
+    act: impl FnOnce(&mut Engine, &mut Progress<'_>) -> Result<R, livegraft_process::Error>,
+    show: impl FnOnce(R, Duration) -> Shown,
+) -> Outcome {
     let began = Instant::now();
+    let mut watch = Watch::new();
+    let mut engine = Engine::change(pid)?;
+    let done = act(&mut engine, &mut |arrived, left| watch.show(arrived, left))?;
+    drop(watch);
+    Ok(show(done, began.elapsed()))
+}
+
+fn transitioned(report: Report, total: Duration) -> Shown {
+    Shown::Transition(Transitioned::new(&report, total))
+}
+
+pub fn load(path: &Path, pid: i32, options: &Options) -> Outcome {
     let name = name_of(path)?;
     let patch = parse(path)?;
-    let mut watch = Watch::new();
-    let report = Engine::change(pid)?.load(&patch, &name, options, &mut |a, b| watch.show(a, b))?;
-    drop(watch);
-    Ok(Shown::Transition(Transitioned::new(
-        &report,
-        began.elapsed(),
-    )))
+    let load = |engine: &mut Engine, progress: &mut Progress<'_>| {
+        engine.load(&patch, &name, options, progress)
+    };
+    transition(pid, load, transitioned)
 }
 
 pub fn unload(name: &str, pid: i32, options: &Options) -> Outcome {
-    let began = Instant::now();
-    let mut watch = Watch::new();
-    let report = Engine::change(pid)?.unload(name, options, &mut |a, b| watch.show(a, b))?;
-    drop(watch);
-    Ok(Shown::Transition(Transitioned::new(
-        &report,
-        began.elapsed(),
-    )))
+    let unload =
+        |engine: &mut Engine, progress: &mut Progress<'_>| engine.unload(name, options, progress);
+    transition(pid, unload, transitioned)
 }
 
 pub fn resume(pid: i32, options: &Options) -> Outcome {
-    let began = Instant::now();
-    let mut watch = Watch::new();
-    let report = Engine::change(pid)?.resume(options, &mut |a, b| watch.show(a, b))?;
-    drop(watch);
-    Ok(match report {
-        Some(report) => Shown::Transition(Transitioned::new(&report, began.elapsed())),
+    let resume =
+        |engine: &mut Engine, progress: &mut Progress<'_>| engine.resume(options, progress);
+    transition(pid, resume, |report, total| match report {
+        Some(report) => transitioned(report, total),
         None => Shown::NothingOpen { pid },
     })
 }
 
 pub fn force(pid: i32, options: &Options) -> Outcome {
-    let began = Instant::now();
-    let mut watch = Watch::new();
-    let report = Engine::change(pid)?.force(options, &mut |a, b| watch.show(a, b))?;
-    drop(watch);
-    Ok(Shown::Transition(Transitioned::new(
-        &report,
-        began.elapsed(),
-    )))
+    let force = |engine: &mut Engine, progress: &mut Progress<'_>| engine.force(options, progress);
+    transition(pid, force, transitioned)
 }
 
 pub fn reverse(pid: i32, options: &Options) -> Outcome {
-    let began = Instant::now();
-    let mut watch = Watch::new();
-    let report = Engine::change(pid)?.reverse(options, &mut |a, b| watch.show(a, b))?;
-    drop(watch);
-    Ok(Shown::Transition(Transitioned::new(
-        &report,
-        began.elapsed(),
-    )))
+    let reverse =
+        |engine: &mut Engine, progress: &mut Progress<'_>| engine.reverse(options, progress);
+    transition(pid, reverse, transitioned)
 }
 
 pub fn check(
