@@ -16,6 +16,7 @@ pub type Tid = i32;
 /// General registers as PTRACE_GETREGS gives them.
 pub type Registers = libc::user_regs_struct;
 
+const PTRACE_PEEKSIGINFO: libc::c_uint = 0x4209;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
@@ -259,6 +260,128 @@ pub fn same_memory(a: i32, b: i32) -> bool {
     const KCMP_VM: libc::c_int = 1;
     // SAFETY: numbers only.
     unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0 }
+}
+
+/// Whether two tasks share their open files (kcmp, KCMP_FILES); `false` when the kernel can't tell.
+pub fn same_files(a: Tid, b: Tid) -> bool {
+    const KCMP_FILES: libc::c_int = 2;
+    // SAFETY: numbers only.
+    unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) == 0 }
+}
+
+/// The signals that wait for a stopped task, or for its whole process: `siginfo_t`, at most `limit`.
+///
+/// # Errors
+/// ESRCH: gone.
+pub fn pending_signals(tid: Tid, shared: bool, limit: u64) -> io::Result<Vec<[u64; 16]>> {
+    const AT_ONCE: usize = 32;
+    #[repr(C)]
+    struct Args {
+        off: u64,
+        flags: u32,
+        nr: i32,
+    }
+    let mut all = Vec::new();
+    while (all.len() as u64) < limit {
+        let args = Args {
+            off: all.len() as u64,
+            flags: u32::from(shared),
+            nr: AT_ONCE as i32,
+        };
+        let mut buf = [[0u64; 16]; AT_ONCE];
+        // SAFETY: the kernel reads one Args and writes at most `nr` siginfo_t, 128 bytes each, to the buffer.
+        let got = cvt(unsafe {
+            libc::ptrace(
+                PTRACE_PEEKSIGINFO,
+                tid,
+                &args as *const Args,
+                buf.as_mut_ptr(),
+            )
+        })?;
+        let got = usize::try_from(got).unwrap_or(0);
+        all.extend(buf.iter().take(got));
+        if got < AT_ONCE {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct PmScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// Ranges of pages of `range` that are in memory or swapped out, and neither a file's nor the page of zeros, as an open
+/// /proc/PID/pagemap has them (PAGEMAP_SCAN, Linux >= 6.7); and how far that is all of them.
+///
+/// # Errors
+/// ENOTTY: the kernel does not know the request.
+pub fn anonymous_pages(
+    pagemap: &File,
+    range: &std::ops::Range<u64>,
+) -> io::Result<(Vec<std::ops::Range<u64>>, u64)> {
+    const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+    const FILE: u64 = 1 << 2;
+    const PRESENT: u64 = 1 << 3;
+    const SWAPPED: u64 = 1 << 4;
+    const PFNZERO: u64 = 1 << 5;
+    const AT_ONCE: usize = 256;
+    // struct page_region { u64 start, end, categories; }
+    let mut regions = [[0u64; 3]; AT_ONCE];
+    let mut arg = PmScanArg {
+        size: size_of::<PmScanArg>() as u64,
+        start: range.start,
+        end: range.end,
+        vec: regions.as_mut_ptr() as u64,
+        vec_len: AT_ONCE as u64,
+        category_inverted: FILE | PFNZERO,
+        category_mask: FILE | PFNZERO,
+        category_anyof_mask: PRESENT | SWAPPED,
+        return_mask: PRESENT,
+        ..PmScanArg::default()
+    };
+    // SAFETY: the structure has the layout and size that the request announces, and `vec` points to `vec_len` regions.
+    let got = cvt(libc::c_long::from(unsafe {
+        libc::ioctl(
+            pagemap.as_raw_fd(),
+            PAGEMAP_SCAN,
+            &mut arg as *mut PmScanArg,
+        )
+    }))?;
+    let got = regions.iter().take(usize::try_from(got).unwrap_or(0));
+    let ranges = got.map(|&[start, end, _]| start..end);
+    Ok((ranges.collect(), arg.walk_end))
+}
+
+/// The first range of an open file, from an offset on, that is no hole; `None`: nothing but a hole is left.
+///
+/// # Errors
+/// ESPIPE, ENODEV: it is no file that has such.
+pub fn data_from(file: &File, offset: u64) -> io::Result<Option<std::ops::Range<u64>>> {
+    let seek = |from: u64, whence: libc::c_int| {
+        let from = libc::off_t::try_from(from).map_err(io::Error::other)?;
+        // SAFETY: numbers only.
+        let at = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
+        u64::try_from(at).map_err(|_| io::Error::last_os_error())
+    };
+    match seek(offset, libc::SEEK_DATA) {
+        Ok(start) => Ok(Some(start..seek(start, libc::SEEK_HOLE)?)),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes the exclusive lock on an open file; `false` when another process holds it.
