@@ -2,6 +2,7 @@
 
 use crate::checked::Checked;
 use crate::failure::Failure;
+use crate::freed::Freed;
 use crate::view::{Listed, Processes, Shown, Status, Transitioned};
 use indicatif::{ProgressBar, ProgressStyle};
 use livegraft_patchfile::{Info, Input, Patch, Target, TargetElf};
@@ -175,6 +176,11 @@ pub fn reverse(pid: i32, options: &Options) -> Outcome {
     let reverse =
         |engine: &mut Engine, progress: &mut Progress<'_>| engine.reverse(options, progress);
     transition(pid, reverse, transitioned)
+}
+
+pub fn free(name: Option<&str>, pid: i32, stop: Option<Duration>) -> Outcome {
+    let report = Engine::change(pid)?.free(name, stop)?;
+    Ok(Shown::Freed(Freed::new(&report)))
 }
 
 pub fn check(

@@ -5,6 +5,7 @@
 mod checked;
 mod commands;
 mod failure;
+mod freed;
 mod stack;
 mod view;
 
@@ -78,7 +79,7 @@ enum Command {
         #[arg(long, value_enum)]
         entry: Option<EntryArg>,
     },
-    /// Take a patch's redirection away again; its memory stays for the next load
+    /// Take a patch's redirection away again; its memory stays for the next load, or until `free`
     Unload {
         /// The patch's name
         name: String,
@@ -113,6 +114,17 @@ enum Command {
         process: ProcessArg,
         #[command(flatten)]
         transition: TransitionArgs,
+    },
+    /// Give the memory of unloaded patches back, if nothing can refer to it any more
+    Free {
+        /// The patch's name; otherwise all that are unloaded
+        name: Option<String>,
+        #[command(flatten)]
+        process: ProcessArg,
+        /// Let all tasks stand still at once for at most so long, such as 50ms, which the proof needs; without it nothing
+        /// is unmapped, but it is shown what still refers to it
+        #[arg(long, value_parser = duration)]
+        stop: Option<Duration>,
     },
     /// Turn the open transition round: every task goes back to where it came from
     Reverse {
@@ -253,6 +265,11 @@ fn main() -> ExitCode {
             process,
             transition,
         } => commands::force(process.pid, &transition.options(None, true)),
+        Command::Free {
+            name,
+            process,
+            stop,
+        } => commands::free(name.as_deref(), process.pid, *stop),
         Command::Reverse {
             process,
             transition,

@@ -1,6 +1,7 @@
 //! What commands show: plain structures, one JSON document or text for people. The field names are stable.
 
 use crate::checked::Checked;
+use crate::freed::Freed;
 use crate::stack::{Stack, Stacks};
 use livegraft_model::{Operation, PatchState};
 use livegraft_patchfile::Info;
@@ -22,6 +23,7 @@ pub enum Shown {
     List(Processes),
     Status(Status),
     Checked(Checked),
+    Freed(Freed),
 }
 
 /// What to know of a transition where nobody is at work: without FSGSBASE it stands still.
@@ -520,6 +522,7 @@ impl Shown {
         let _ = std::io::stdout().write_all(text.as_bytes());
         match self {
             Shown::Transition(transitioned) => transitioned.exit_code(),
+            Shown::Freed(freed) => freed.exit_code(),
             _ => ExitCode::SUCCESS,
         }
     }
@@ -538,6 +541,7 @@ impl Shown {
             Shown::List(list) => write!(f, "{list}"),
             Shown::Status(status) => write!(f, "{status}"),
             Shown::Checked(checked) => write!(f, "{checked}"),
+            Shown::Freed(freed) => write!(f, "{freed}"),
         }
     }
 
@@ -554,6 +558,7 @@ impl Shown {
             Shown::List(list) => serde_json::to_string(list),
             Shown::Status(status) => serde_json::to_string(status),
             Shown::Checked(checked) => serde_json::to_string(checked),
+            Shown::Freed(freed) => serde_json::to_string(freed),
         };
         writeln!(f, "{}", json.map_err(|_| fmt::Error)?)
     }

@@ -85,6 +85,8 @@ pub struct Stat {
     pub flags: u64,
     /// Field 22, in clock ticks since boot.
     pub start_time: u64,
+    /// Field 28, the first task's first stack pointer; 0 when we may not know.
+    pub start_stack: u64,
 }
 
 impl Stat {
@@ -99,6 +101,7 @@ impl Stat {
             parent: fields.get(1)?.parse().ok()?,
             flags: fields.get(6)?.parse().ok()?,
             start_time: fields.get(19)?.parse().ok()?,
+            start_stack: fields.get(25)?.parse().ok()?,
         })
     }
 
@@ -201,6 +204,11 @@ impl Process {
     /// /proc/PID/task/TID of a task that lives.
     pub fn live(&self) -> PathBuf {
         task_dir(self.pid, self.live_tid())
+    }
+
+    /// /proc/TID of a task that lives: some files are there and not below /proc/PID/task.
+    pub fn live_process(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.live_tid()))
     }
 
     /// Whether any task is left that is neither ending nor killed: what was done to a process that is about to end was

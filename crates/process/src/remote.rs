@@ -68,7 +68,7 @@ impl Gadgets {
 }
 
 /// Whether a mapping is of the C library or the dynamic loader, by its file's name.
-fn is_c_library(mapping: &Mapping) -> bool {
+pub(crate) fn is_c_library(mapping: &Mapping) -> bool {
     const NAMES: [&str; 7] = [
         "ld-linux",
         "ld-2",
@@ -276,6 +276,16 @@ impl<'a> Host<'a> {
             .write(at, bytes)
             .map_err(Error::io("writing to a stack"))?;
         Ok(at)
+    }
+
+    /// Reads what a call has written to where bytes were placed.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the process has left this memory.
+    pub fn read_placed<const N: usize>(&self, at: u64) -> Result<[u8; N], Error> {
+        let mut bytes = [0; N];
+        let read = self.process.memory.read(at, &mut bytes);
+        read.map(|()| bytes).map_err(Error::io("reading a stack"))
     }
 
     /// Makes one system call and returns what it returned.

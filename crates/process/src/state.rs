@@ -3,6 +3,7 @@
 use crate::arch::Edit;
 use livegraft_model::{Livepatch, PatchId, Slot, UniverseId};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// The record. Which universe a task is in is not here: its gs base says that.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -228,6 +229,13 @@ pub struct Leaving {
     pub stubs: Vec<(u64, u64)>,
     /// The dynamic loader's resolvers: on the stack as well, of what they call.
     pub resolvers: Vec<(u64, u64)>,
+}
+
+impl Image {
+    /// Its memory.
+    pub fn block(&self) -> Range<u64> {
+        self.start..self.start.saturating_add(self.len)
+    }
 }
 
 impl State {

@@ -51,6 +51,7 @@ fn programs_are_well_when_left_alone() {
         "rust",
         "cxx",
         "tails",
+        "free",
     ];
     for name in names {
         let plan = Plan::read(name);

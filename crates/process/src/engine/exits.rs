@@ -276,8 +276,7 @@ impl Places<'_> {
             });
         }
         let images = self.engine.state.images.iter();
-        let mut images = images
-            .filter(|image| (image.start..image.start.saturating_add(image.len)).contains(&at));
+        let mut images = images.filter(|image| image.block().contains(&at));
         let patch = self.engine.state.model.patch(images.next()?.id)?;
         Some(format!("code of patch {}", patch.name))
     }

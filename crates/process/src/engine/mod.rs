@@ -2,15 +2,20 @@
 
 mod check;
 mod coverage;
+mod dead;
 mod door;
 mod edits;
 mod exits;
+mod free;
+mod handed;
 mod inspect;
 mod load;
 mod operations;
 mod padding;
 mod plan;
 mod pool;
+mod reach;
+mod referrer;
 mod rendezvous;
 mod rewrite;
 mod stacks;
@@ -23,8 +28,10 @@ mod transition;
 pub use check::{Check, CheckedFunction, CheckedTask};
 pub use coverage::Covered;
 pub use exits::{CheckedExit, Leads};
+pub use free::{FreeReport, FreedPatch, Kept, KeptPatch};
 pub use inspect::{EntryView, MappingView, Overview, PatchView, TaskView, TransitionView};
 pub use operations::{Ended, OnTimeout, Options, Progress, Report, Reported};
+pub use referrer::Reference;
 pub use transition::Blocked;
 
 use crate::arch::{self, PAGE, SLOT_BYTES, SWITCH_HEADER, nr};
@@ -382,20 +389,20 @@ impl Engine {
         if self.registry.is_none() {
             return Ok(());
         }
-        let left: Vec<Region> = self
-            .state
-            .regions
-            .iter()
-            .copied()
-            .filter(|region| !region.reachable)
-            .collect();
-        if !left.is_empty() {
-            self.unmap(&left)?;
-            self.state.regions.retain(|region| region.reachable);
+        if self.unmap_unreachable()? {
             self.commit()?;
             self.refresh_maps()?;
         }
         self.apply_edits(false)
+    }
+
+    /// Unmaps what no task can have reached, or can reach any more. Says whether there was anything.
+    fn unmap_unreachable(&mut self) -> Result<bool, Error> {
+        let left = self.state.regions.iter().filter(|region| !region.reachable);
+        let left: Vec<Region> = left.copied().collect();
+        self.unmap(&left)?;
+        self.state.regions.retain(|region| region.reachable);
+        Ok(!left.is_empty())
     }
 
     /// The gs base that stands for a universe.

@@ -27,6 +27,18 @@ impl Everyone<'_> {
     pub fn call(&mut self, what: &str, number: u64, args: [u64; 6]) -> Result<u64, Error> {
         self.host.call(what, number, args)
     }
+
+    /// Makes a call that writes its answer, `N` bytes, to where `args` says for the address of `N` zeros.
+    pub fn ask<const N: usize>(
+        &mut self,
+        what: &str,
+        number: u64,
+        args: &dyn Fn(u64) -> [u64; 6],
+    ) -> Result<[u8; N], Error> {
+        let at = self.host.place(&[0; N])?;
+        self.host.call(what, number, args(at))?;
+        self.host.read_placed(at)
+    }
 }
 
 /// Who is inside, or can't be stopped, and why that matters.
@@ -123,7 +135,11 @@ impl Engine {
         }
     }
 
-    fn choose_host(&mut self, all: HashMap<Task, Stopped>) -> Result<Everyone<'_>, Error> {
+    /// One of them makes calls from now on.
+    pub(super) fn choose_host(
+        &mut self,
+        all: HashMap<Task, Stopped>,
+    ) -> Result<Everyone<'_>, Error> {
         let pid = self.process.pid;
         // One that was interrupted in a call that restarts as it is does best, see `remote::suitability`.
         let (mut own, others): (Vec<_>, Vec<_>) =

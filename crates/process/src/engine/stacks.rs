@@ -35,7 +35,7 @@ impl Engine {
 
     /// The call frame information of a patch.
     pub(super) fn modules_of(&self, image: &Image) -> Vec<Module> {
-        let code = image.start..image.start.saturating_add(image.len);
+        let code = image.block();
         let read = |&(start, end): &(u64, u64)| {
             let len = usize::try_from(end.saturating_sub(start).min(image.len)).ok()?;
             Some(Module {
@@ -113,7 +113,7 @@ impl Engine {
             }));
         }
         places.push(Place {
-            code: image.start..image.start.saturating_add(image.len),
+            code: image.block(),
             name: format!("code of patch {patch}"),
         });
     }

@@ -308,6 +308,23 @@ impl LoadedObject {
         named.or_else(|| self.plt_stub(svma))
     }
 
+    /// The variable that contains an address and the offset in it, as far as the symbol tables know.
+    pub fn variable_at(&self, avma: u64) -> Option<(String, u64)> {
+        let svma = self.svma(avma);
+        let mut tables = [self.symtab(), self.dynsym()].into_iter().flatten();
+        tables.find_map(|table| {
+            let mut symbols = table.iter();
+            let symbol = symbols.find(|symbol| {
+                let offset = svma.checked_sub(symbol.svma);
+                symbol.defined
+                    && symbol.kind == SymbolKind::Other
+                    && offset.is_some_and(|offset| offset < symbol.size)
+            })?;
+            let name = String::from_utf8_lossy(symbol.name).into_owned();
+            Some((name, svma.wrapping_sub(symbol.svma)))
+        })
+    }
+
     /// A stub jumps through a word that the dynamic loader fills in (x86-64 psABI, 5.2): that says whose it is.
     fn plt_stub(&self, svma: u64) -> Option<(String, u64)> {
         [16, 8].into_iter().find_map(|size: u64| {

@@ -182,6 +182,21 @@ pub fn refers(start: u64, code: &[u8], place: u64, target: u64) -> bool {
     false
 }
 
+/// Whether code, decoded from its begin, ends with a call: then its end is a return address.
+pub fn ends_with_call(start: u64, code: &[u8]) -> bool {
+    let end = start.wrapping_add(code.len() as u64);
+    let last = Decoder::with_ip(64, code, start, DecoderOptions::NONE)
+        .into_iter()
+        .last();
+    last.is_some_and(|last| {
+        last.next_ip() == end
+            && matches!(
+                last.flow_control(),
+                FlowControl::Call | FlowControl::IndirectCall
+            )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +235,15 @@ mod tests {
         assert_eq!(flow.jumps, [0x2109]);
         assert_eq!(flow.tables, [(0x3010, 7)]);
         assert_eq!(flow.computed, 1);
+    }
+
+    #[test]
+    fn a_return_address_follows_a_call() {
+        // call +0; nop; call *%rax
+        let code = [0xe8, 0, 0, 0, 0, 0x90, 0xff, 0xd0];
+        let after = |len: usize| ends_with_call(0x1000, &code[..len]);
+        assert!(after(5) && after(8));
+        assert!(!(0..8).filter(|&len| len != 5).any(after));
     }
 
     #[test]

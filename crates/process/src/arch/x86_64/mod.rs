@@ -16,7 +16,7 @@ pub use entry::{
     last_return_address, leads_back, padding_after, padding_before, pun_edit, pun_target, rewrite,
     skip_endbr, tail_targets,
 };
-pub use flow::{Flow, flow, lazy_stub, plt_stub, references, refers};
+pub use flow::{Flow, ends_with_call, flow, lazy_stub, plt_stub, references, refers};
 pub use frame::{RESTORER, SYSCALL_GADGET, alternate_stack, frame, uses_amx};
 pub use switch::{Resume, StackSwitch, ends_in_call, stack_pointer_loads, stack_switch};
 pub use syscall::{

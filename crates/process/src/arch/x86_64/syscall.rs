@@ -19,6 +19,8 @@ pub mod nr {
     pub const MREMAP: u64 = 25;
     /// close
     pub const CLOSE: u64 = 3;
+    /// rt_sigaction
+    pub const RT_SIGACTION: u64 = 13;
     /// ftruncate
     pub const FTRUNCATE: u64 = 77;
     /// futex
