@@ -8,10 +8,10 @@
 #include <time.h>
 #include <unistd.h>
 
-extern const void **in_heap, **in_shared, **in_hidden;
+extern const void **in_heap, **in_shared, **in_hidden, **in_sparse;
 extern const char *(*in_static)(void);
 extern timer_t in_timer;
-extern int in_epoll;
+extern int in_epoll, in_pipe;
 extern pthread_key_t in_key;
 extern int __cxa_atexit(void (*function)(void *), void *argument, void *object);
 
@@ -48,6 +48,8 @@ static const void *lp_give(const char *where)
 		taken = *in_heap;
 	else if (!strcmp(where, "shared"))
 		*in_shared = words;
+	else if (!strcmp(where, "sparse"))
+		*in_sparse = words;
 	else if (!strcmp(where, "hidden"))
 		*in_hidden = words;
 	else if (!strcmp(where, "static"))
@@ -64,7 +66,7 @@ static const void *lp_give(const char *where)
 		timer_create(CLOCK_MONOTONIC, &event, &in_timer);
 	} else if (!strcmp(where, "epoll")) {
 		struct epoll_event event = { .events = EPOLLIN, .data.ptr = &count };
-		epoll_ctl(in_epoll, EPOLL_CTL_MOD, 3, &event);
+		epoll_ctl(in_epoll, EPOLL_CTL_MOD, in_pipe, &event);
 	} else if (!strcmp(where, "signal")) {
 		union sigval value = { .sival_ptr = &count };
 		sigqueue(getpid(), SIGRTMIN, value);

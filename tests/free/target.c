@@ -4,6 +4,8 @@
 //# target: gcc -O2 pie,no-pie,static
 //# mappings: own
 //
+// Arguments: how many MiB of memory it has besides.
+//
 // Commands: "leave WHERE" has give(), which the patch replaces, leave a pointer there; "use WHERE" uses it; "drop WHERE"
 // removes it.
 #include "scn.h"
@@ -19,12 +21,13 @@ static int pipe_ends[2];
 static atomic_int held;
 static sem_t hold;
 // Where the patch may leave something.
-const void **in_heap, **in_shared, **in_hidden;
+const void **in_heap, **in_shared, **in_hidden, **in_sparse;
 const char *(*in_static)(void);
 struct sigaction in_handler;
 timer_t in_timer;
-int in_epoll;
+int in_epoll, in_pipe;
 pthread_key_t in_key;
+static pthread_t in_vfork;
 static aio_context_t in_aio;
 
 // What the patch calls, for a static program to have it.
@@ -167,6 +170,25 @@ static void end_sharer(void)
 	memset(sharer_stack, 0, sizeof sharer_stack);
 }
 
+// Stands still in the kernel until its child, which runs in its memory, has ended.
+static void *forker(void *argument)
+{
+	char byte;
+	if (!vfork()) {
+		(void)!read(pipe_ends[0], &byte, 1);
+		_exit(0);
+	}
+	return argument;
+}
+
+static pthread_t start_forker(void)
+{
+	pthread_t thread = scn_thread(forker, NULL);
+	// It does not say when it is there.
+	scn_nap_us(100000);
+	return thread;
+}
+
 static void *worker(void *argument)
 {
 	for (int x = 0;; x = (x + 1) & 0xffff) {
@@ -209,6 +231,10 @@ static const char *leave(const char *where)
 		return start_moving();
 	if (!strcmp(where, "sharer"))
 		return start_sharer();
+	if (!strcmp(where, "vfork")) {
+		in_vfork = start_forker();
+		return "ok";
+	}
 	give(where);
 	if (!strcmp(where, "hidden") && mprotect(in_hidden, 4096, PROT_NONE))
 		scn_broken("mprotect: %m");
@@ -226,6 +252,8 @@ static const char *use(const char *where)
 		return text(*in_heap);
 	if (!strcmp(where, "shared"))
 		return text(*in_shared);
+	if (!strcmp(where, "sparse"))
+		return text(*in_sparse);
 	if (!strcmp(where, "static"))
 		return in_static ? in_static() : "nothing";
 	if (!strcmp(where, "handler")) {
@@ -257,6 +285,13 @@ static const char *drop(const char *where)
 		*in_heap = NULL;
 	else if (!strcmp(where, "shared"))
 		*in_shared = NULL;
+	else if (!strcmp(where, "sparse"))
+		*in_sparse = NULL;
+	else if (!strcmp(where, "vfork")) {
+		(void)!write(pipe_ends[1], "", 1);
+		pthread_join(in_vfork, NULL);
+		wait(NULL);
+	}
 	else if (!strcmp(where, "static"))
 		in_static = NULL;
 	else if (!strcmp(where, "hidden")) {
@@ -305,8 +340,29 @@ static const char *scn_command(const char *line)
 	return strncmp(line, "use", 3) ? drop(where) : use(where);
 }
 
-int main(void)
+// Nearly all of these is never touched, and must not be by whoever searches.
+enum { SPARSE = 30 };
+static void map_sparse_memory(void)
 {
+	size_t size = 1ul << (SPARSE + 8);
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	void *private = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+	int file = memfd_create("sparse", 0);
+	if (private == MAP_FAILED || file < 0 || ftruncate(file, 1ul << SPARSE))
+		scn_broken("sparse memory: %m");
+	char *shared = mmap(NULL, 1ul << SPARSE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	if (shared == MAP_FAILED)
+		scn_broken("sparse memory: %m");
+	in_sparse = (const void **)(shared + (1ul << (SPARSE - 1)) + 0x5000);
+}
+
+int main(int count, char **values)
+{
+	uint64_t words = scn_argument(count, values, 1, 0) * (1ul << 20) / 8;
+	uint64_t *memory = malloc(words * 8 + 8);
+	for (uint64_t i = 0; i < words; i++)
+		memory[i] = i * 0x9e3779b97f4a7c15;
+	map_sparse_memory();
 	(void)!pipe(pipe_ends);
 	in_heap = calloc(1, sizeof *in_heap);
 	in_shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -316,6 +372,7 @@ int main(void)
 	sigaddset(&set, SIGRTMIN);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	in_epoll = epoll_create1(0);
+	in_pipe = pipe_ends[0];
 	struct epoll_event event = { .events = EPOLLIN };
 	epoll_ctl(in_epoll, EPOLL_CTL_ADD, pipe_ends[0], &event);
 	scn_thread(holder, NULL);

@@ -190,7 +190,7 @@ impl Process {
     }
 
     /// A task that lives: whatever is asked of the process is asked of that.
-    fn live_tid(&self) -> Tid {
+    pub fn live_tid(&self) -> Tid {
         let tid = self.live.get();
         let lives = Stat::read(&task_dir(self.pid, tid).join("stat"));
         if lives.is_none_or(|stat| stat.is_dead())

@@ -21,9 +21,52 @@ pub struct Word {
     pub mangled: bool,
 }
 
+/// Memory is looked through in blocks of so many bytes, most of which hold nothing that is near.
+const BLOCK: usize = 512;
+
+/// What the upper halves of words are compared with, when all that is wanted has the same.
+#[derive(Debug, Clone, Copy)]
+struct Filter {
+    /// Bits 32 to 46 of an address.
+    upper: u32,
+    /// The same as the upper 15 bits of a mangled one, for each guard.
+    mangled: [u32; MOST_GUARDS],
+}
+
+impl Filter {
+    fn new(low: u64, high: u64, guards: &[u64]) -> Option<Filter> {
+        let upper = |address: u64| (address >> 32) as u32 & Filter::UPPER;
+        let mut mangled = [u32::MAX; MOST_GUARDS];
+        for (mangled, guard) in mangled.iter_mut().zip(guards) {
+            *mangled = upper(low ^ guard);
+        }
+        (upper(low) == upper(high)).then_some(Filter {
+            upper: upper(low),
+            mangled,
+        })
+    }
+
+    const UPPER: u32 = (ADDRESS >> 32) as u32;
+
+    /// Whether a word may be wanted whose upper half lies in the block. Without a branch, so that the compiler can take
+    /// several halves at once.
+    fn passes(&self, block: &[u8]) -> bool {
+        let mut passes = false;
+        for half in block.chunks_exact(4) {
+            let half = half.try_into().map(u32::from_le_bytes).unwrap_or_default();
+            passes |= half & Filter::UPPER == self.upper;
+            for mangled in self.mangled {
+                passes |= half >> 17 == mangled;
+            }
+        }
+        passes
+    }
+}
+
 /// What is searched for.
 #[derive(Debug, Clone)]
 pub struct Wanted {
+    filter: Option<Filter>,
     /// From the first address to one past the last, which pointers may have as well.
     ranges: Vec<Range<u64>>,
     guards: Vec<u64>,
@@ -44,6 +87,7 @@ impl Wanted {
         let high = ranges.iter().map(|range| range.end).max();
         let (low, high) = (low.unwrap_or(1), high.unwrap_or(0));
         Wanted {
+            filter: Filter::new(low, high, guards),
             ranges: ranges.to_vec(),
             guards: guards.iter().copied().take(MOST_GUARDS).collect(),
             low,
@@ -73,6 +117,21 @@ impl Wanted {
 
     /// Adds the words of `bytes`, which lie at `at`, a multiple of four.
     pub fn search(&self, at: u64, bytes: &[u8], found: &mut Vec<Word>) {
+        let Some(filter) = &self.filter else {
+            return self.search_words(at, bytes, found);
+        };
+        for (index, block) in bytes.chunks(BLOCK).enumerate() {
+            if filter.passes(block) {
+                // A word belongs to the block that its upper half is in.
+                let end = index * BLOCK + block.len();
+                let start = (index * BLOCK).saturating_sub(4);
+                let block = bytes.get(start..end).unwrap_or_default();
+                self.search_words(at.wrapping_add(start as u64), block, found);
+            }
+        }
+    }
+
+    fn search_words(&self, at: u64, bytes: &[u8], found: &mut Vec<Word>) {
         let skip = usize::from(!at.is_multiple_of(8)) * 4;
         let mut before: Option<u64> = (skip > 0).then(|| half(bytes)).flatten();
         let guard = self.guards.first().copied();
@@ -150,7 +209,7 @@ mod tests {
     #[test]
     fn pointers_are_found_at_every_fourth_byte() {
         for base in [0x1000, 0x1004] {
-            for len in [64, 60] {
+            for len in [64, 60, BLOCK, 2 * BLOCK + 12] {
                 for at in (0..=len - 8).step_by(4) {
                     for value in [START, START + 1, END - 1, END] {
                         let word = Word {
@@ -196,9 +255,48 @@ mod tests {
             mangled: true,
         };
         assert_eq!(found(0x1000, &placed(64, 16, mangled)), [word]);
+        for at in (0..=3 * BLOCK - 8).step_by(8) {
+            let bytes = placed(3 * BLOCK, at, mangled);
+            assert_eq!(found(0x1000, &bytes).len(), 1, "{at}");
+        }
         let wanted = Wanted::new(&all(), &[1, GUARD]);
         assert_eq!(wanted.find(mangled), Some((START + 0x10, true)));
         assert_eq!(Wanted::new(&all(), &[1]).find(mangled), None);
+    }
+
+    /// What the filter lets through is what the whole search finds, wherever the ranges lie.
+    #[test]
+    fn the_filter_hides_nothing() {
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for base in [0x7f00_0000_0000, 0x5555_ffff_f000, 0x1000, 0x7fff_ffff_0000] {
+            let wanted = Wanted::new(
+                &[base..base + 0x1000, base + 0x2000..base + 0x3000],
+                &[random()],
+            );
+            let mut bytes = Vec::new();
+            for _ in 0..4096 {
+                let address = base + random() % 0x4000;
+                let word = match random() % 8 {
+                    0 => address,
+                    1 => (address ^ wanted.guards[0]).rotate_left(17),
+                    2 => address << 32 | random() >> 32,
+                    3 => address.rotate_left(32),
+                    _ => random(),
+                };
+                bytes.extend(word.to_le_bytes());
+            }
+            let (mut filtered, mut all) = (Vec::new(), Vec::new());
+            wanted.search(0x4000, &bytes, &mut filtered);
+            wanted.search_words(0x4000, &bytes, &mut all);
+            assert!(all.len() > 100, "{base:#x}");
+            assert_eq!(filtered, all, "{base:#x}");
+        }
     }
 
     #[test]

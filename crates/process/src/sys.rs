@@ -307,6 +307,25 @@ pub fn pending_signals(tid: Tid, shared: bool, limit: u64) -> io::Result<Vec<[u6
     Ok(all)
 }
 
+/// Reads memory of a process by its number (process_vm_readv): twice as fast as /proc/PID/mem, but not what the process
+/// itself may not read. Returns how much was read.
+///
+/// # Errors
+/// EFAULT: nothing is there to be read. ESRCH, EPERM.
+pub fn read_memory(pid: i32, address: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: address as *mut libc::c_void,
+        iov_len: buf.len(),
+    };
+    // SAFETY: the kernel writes at most `buf.len()` bytes to `buf`; the remote address is the other process's.
+    let got = unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct PmScanArg {
@@ -455,6 +474,20 @@ pub fn boot_ticks() -> u64 {
     let per_second = u64::try_from(per_second).unwrap_or(100).max(1);
     let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
     u64::try_from(now.tv_sec).unwrap_or(0) * per_second + nanos / (1_000_000_000 / per_second)
+}
+
+/// How long this thread has had a processor.
+pub fn processor_time() -> Duration {
+    let mut now = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: the kernel writes one timespec, which was zeroed before.
+    let now = unsafe {
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, now.as_mut_ptr());
+        now.assume_init()
+    };
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
 }
 
 /// Lets this thread run before all ordinary ones, with a real-time priority (SCHED_FIFO), or as before: while a task

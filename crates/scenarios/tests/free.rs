@@ -13,10 +13,14 @@ use std::time::Duration;
 const STOP: &[&str] = &["--stop", "5s"];
 
 fn prepare(words: &str) -> (Target, PathBuf) {
+    prepare_with(words, &[])
+}
+
+fn prepare_with(words: &str, arguments: &[&str]) -> (Target, PathBuf) {
     let plan = Plan::read("free");
     let exe = compile_target(&plan, &Build::new(words));
     let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
-    let mut target = Target::start(&plan, &exe, &[]);
+    let mut target = Target::start(&plan, &exe, arguments);
     target.expect("old");
     (target, klp)
 }
@@ -290,6 +294,66 @@ fn handlers_of_the_c_library_keep_a_patch() {
         // It is called now.
         target.finish();
     }
+}
+
+/// What was never touched is neither read nor filled, and what is read does not take long.
+#[test]
+fn large_memory_is_searched() {
+    let (mut target, klp) = prepare_with("gcc -O2 pie", &["1024"]);
+    let rss = |target: &Target| {
+        let status = inspect::status(&format!("/proc/{}/status", target.pid()));
+        let field = status["VmRSS"]
+            .split(' ')
+            .next()
+            .expect("a number")
+            .to_owned();
+        field.parse::<u64>().expect("a number")
+    };
+    target.load(&klp, &[]).result(0, "loaded");
+    assert_eq!(target.ask("leave sparse"), "ok");
+    target.unload(&[]).result(0, "unloaded");
+    let before = rss(&target);
+    let kept = free(&target, &[]);
+    assert_eq!(kept.code, 1, "{kept}");
+    assert_eq!(
+        kept.json["kept"][0]["shown"][0]["place"], "memfd:sparse",
+        "{kept}"
+    );
+    assert_eq!(target.ask("use sparse"), "a string of the patch");
+    assert_eq!(target.ask("drop sparse"), "ok");
+    let gone = freed(&mut target);
+    let searched = gone.number("searched_bytes");
+    assert!(
+        (1 << 30..(1 << 30) + (64 << 20)).contains(&searched),
+        "{gone}"
+    );
+    note(&format!(
+        "1 GiB: all stood still for {} us",
+        gone.number("longest_stop_us")
+    ));
+    let grown = rss(&target).saturating_sub(before);
+    assert!(grown < 8192, "it has grown by {grown} KiB");
+    target.finish();
+}
+
+/// The child of a vfork has handlers of its own, which nobody can ask for, and its parent does not stop.
+#[test]
+fn a_vfork_keeps_a_patch() {
+    let (mut target, klp) = prepare("gcc -O2 pie");
+    target.load(&klp, &[]).result(0, "loaded");
+    target.unload(&[]).result(0, "unloaded");
+    let before = of_patches(&target);
+    assert_eq!(target.ask("leave vfork"), "ok");
+    let kept = free(&target, STOP);
+    assert_eq!((kept.code, kept.text("result")), (1, "kept"), "{kept}");
+    let patch = &kept.json["kept"][0];
+    assert_eq!(patch["reason"], "unseen", "{kept}");
+    let why = patch["unseen"][0].as_str().expect("words");
+    assert!(why.contains("runs in the same memory"), "{kept}");
+    assert_eq!(of_patches(&target), before);
+    target.assert_undisturbed();
+    dropped(&mut target, "vfork");
+    target.finish();
 }
 
 /// A pointer that is always moved away from where it is looked for next is found when all stand still.

@@ -18,7 +18,7 @@ use crate::process::Task;
 use crate::search::Wanted;
 use crate::stack::Ranges;
 use crate::state::{Image, Purpose, Region};
-use crate::sys::Registers;
+use crate::sys::{self, Registers};
 use crate::tracer::Stopped;
 use livegraft_model::PatchId;
 use std::collections::HashMap;
@@ -119,11 +119,13 @@ impl Engine {
         let (mut freed, mut tasks, mut searched) = (Vec::new(), 0, 0);
         if !sorted.may_go.is_empty() {
             self.prepare_unwinds()?;
-            let began = Instant::now();
+            // While all stand still we need not wait for our turn.
+            let began = sys::processor_time();
             let (reach, found) = self.reach_while_running(&sorted.may_go)?;
             (tasks, searched) = (found, reach.bytes);
             self.sort_out(reach, &mut sorted)?;
-            let needs = began.elapsed() + PER_TASK.saturating_mul(tasks as u32);
+            let took = sys::processor_time().saturating_sub(began);
+            let needs = took + PER_TASK.saturating_mul(tasks as u32);
             if !sorted.may_go.is_empty() {
                 match stop.filter(|&stop| needs <= stop) {
                     Some(stop) => self.prove(stop, needs, &mut sorted)?,

@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-const CHUNK: u64 = 256 * 1024;
+const CHUNK: u64 = 512 * 1024;
 /// More words are not told apart.
 const MOST_WORDS: usize = 1 << 16;
 /// More signals are not looked at.
