@@ -12,6 +12,7 @@ use crate::pages::PageMap;
 use crate::process::Task;
 use crate::search::{Wanted, Word};
 use crate::state::Purpose;
+use crate::symbolize::readable;
 use crate::sys::{self, Registers};
 use crate::tracer::Stopped;
 use livegraft_model::Standing;
@@ -19,6 +20,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const CHUNK: u64 = 512 * 1024;
@@ -209,6 +211,14 @@ impl Engine {
             if name.is_some_and(|name| KERNELS_OWN.contains(&name)) {
                 continue;
             }
+            // Reading it may do things.
+            if self.is_device(mapping) {
+                if mapping.write {
+                    let name = readable(name.unwrap_or_default());
+                    reach.unseen.push(format!("memory of a device ({name})"));
+                }
+                continue;
+            }
             for part in self.not_ours(mapping) {
                 // A private mapping shows what others write to memory that has a file's name, as long as it is not written
                 // to itself.
@@ -231,6 +241,26 @@ impl Engine {
         }
         reach.words.sort_unstable();
         Ok(())
+    }
+
+    fn link_to(&self, mapping: &Mapping) -> PathBuf {
+        let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+        self.process.live_process().join(link)
+    }
+
+    /// Whether a mapping is neither anonymous nor a file's; by its name where we may not ask.
+    fn is_device(&self, mapping: &Mapping) -> bool {
+        let path = mapping.path.as_deref();
+        if mapping.inode == 0 {
+            return false;
+        }
+        match std::fs::metadata(self.link_to(mapping)) {
+            Ok(metadata) => !metadata.is_file() && path != Some(Path::new("/dev/zero")),
+            Err(_) => path.is_some_and(|path| {
+                let memory = is_memory(mapping) || path.starts_with("/dev/hugepages");
+                path.starts_with("/dev") && !memory || !path.is_absolute()
+            }),
+        }
     }
 
     /// A mapping without what livegraft itself keeps in it; the variables of patches are the program's.
@@ -301,11 +331,8 @@ impl Engine {
         if !mapping.write && !is_memory(mapping) {
             return Ok(());
         }
-        let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
-        let path = self.process.live_process().join(link);
-        let is_file = std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file());
-        let Some(file) = is_file.then(|| File::open(&path).ok()).flatten() else {
-            // A device's, or we may not look at it in that way.
+        let Ok(file) = File::open(self.link_to(mapping)) else {
+            // We may not look at it in that way.
             return self.search_range(mapping, part.clone(), wanted, bound, reach, buf);
         };
         let offset = mapping
@@ -373,7 +400,7 @@ fn is_memory(mapping: &Mapping) -> bool {
 
 fn unreadable(mapping: &Mapping, range: &Range<u64>, error: &Error) -> String {
     let path = mapping.path.as_deref().map(|path| path.to_string_lossy());
-    let name = path.unwrap_or_default();
+    let name = readable(&path.unwrap_or_default());
     format!(
         "memory at {:#x}-{:#x} {name} can't be read ({error})",
         range.start, range.end
