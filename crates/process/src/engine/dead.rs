@@ -116,6 +116,10 @@ impl Engine {
             let began = stat.start_stack.abs_diff(last.high) <= START_ROOM;
             return began.then_some(low..end);
         }
+        // A stack that is switched to may lie in an array on a thread's own, and begin in the C library as that does.
+        if !matches!(self.switching, Some(None)) {
+            return None;
+        }
         let has_library = self
             .maps
             .iter()

@@ -119,6 +119,7 @@ impl Engine {
         let (mut freed, mut tasks, mut searched) = (Vec::new(), 0, 0);
         if !sorted.may_go.is_empty() {
             self.prepare_unwinds()?;
+            self.switching(None)?;
             // While all stand still we need not wait for our turn.
             let began = sys::processor_time();
             let (reach, found) = self.reach_while_running(&sorted.may_go)?;
