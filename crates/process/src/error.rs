@@ -222,6 +222,32 @@ pub enum Error {
         /// One of the tasks.
         tid: i32,
     },
+    /// No task was in a place where it can call a function.
+    #[error(
+        "the patch's call frame information can't be registered with {object}, without which exceptions and pthread_cancel could not pass through its code: no task of process {pid} was found in a place where it can safely call a function ({why}); try again"
+    )]
+    NoSafeTask {
+        /// The target.
+        pid: i32,
+        /// The object that the unwinder is in.
+        object: String,
+        /// One task, and where it was.
+        why: String,
+    },
+    /// A function that a task was made to call did not return.
+    #[error(
+        "task {tid} of process {pid} {} when it was to register the patch's call frame information with {object}; nothing is redirected, the patch's memory stays", if *.late { "did not return in time" } else { "caused a fault" }
+    )]
+    NotRegistered {
+        /// The target.
+        pid: i32,
+        /// Who was to call it.
+        tid: i32,
+        /// The object that the unwinder is in.
+        object: String,
+        /// It is still at it.
+        late: bool,
+    },
     /// A static program without signal handlers.
     #[error(
         "process {0} has no code that returns from a signal handler (`rt_sigreturn`; a static program that installs none), which the calls that it has to make for livegraft need to survive livegraft's end; it can't be patched yet"
@@ -307,6 +333,8 @@ impl Error {
             Error::Link(_) => "link",
             Error::NoHost { .. } => "no-host",
             Error::Filtered { .. } => "seccomp-filter",
+            Error::NoSafeTask { .. } => "no-safe-task",
+            Error::NotRegistered { .. } => "not-registered",
             Error::NoRestorer(_) => "no-restorer",
             Error::RemoteCall { .. } => "remote-call",
             Error::NoSpace { .. } => "no-space",

@@ -4,6 +4,10 @@
 //! where a signal frame with its own complete context waits behind the address of the C library's `rt_sigreturn`
 //! trampoline. If we die at any moment, the task makes at most that one call and returns into its own context.
 
+mod function;
+
+pub use function::{Caller, Unfinished};
+
 use crate::arch::{self, nr};
 use crate::error::Error;
 use crate::object::Mapping;
@@ -101,7 +105,7 @@ pub fn options(task: Task) -> i64 {
 }
 
 /// How well a task would do: lower is better.
-fn suitability(task: &Task) -> u32 {
+pub fn suitability(task: &Task) -> u32 {
     let Ok(text) = crate::process::read_proc(&task.dir().join("syscall")) else {
         return u32::MAX;
     };
@@ -147,11 +151,12 @@ fn lowest_of_stack(process: &Process, gadgets: &Gadgets, regs: &sys::Registers) 
     Some(alternate.fold(low, u64::max))
 }
 
-/// Writes the frame; returns the task's signal mask and the frame's address.
+/// Writes the frame, with so much room below it; returns the task's signal mask and the frame's address.
 fn prepare(
     process: &Process,
     gadgets: &Gadgets,
     task: &Stopped,
+    room: u64,
 ) -> Result<(u64, u64), &'static str> {
     let regs = &task.regs;
     if !arch::is_64_bit(regs) || regs.rip == 0 {
@@ -171,7 +176,7 @@ fn prepare(
     let (frame, bytes) = arch::frame(regs, mask, &xstate, gadgets.restorer)
         .ok_or("its floating point state can't be kept")?;
     let lowest = lowest_of_stack(process, gadgets, regs).ok_or("it has no stack")?;
-    if frame.saturating_sub(BELOW_FRAME) < lowest {
+    if frame.saturating_sub(room) < lowest {
         return Err("its stack is nearly full");
     }
     process
@@ -248,7 +253,7 @@ impl<'a> Host<'a> {
         gadgets: &'a Gadgets,
         task: Box<Stopped>,
     ) -> Result<Host<'a>, (&'static str, Box<Stopped>)> {
-        match prepare(process, gadgets, &task) {
+        match prepare(process, gadgets, &task, BELOW_FRAME) {
             Ok((mask, frame)) => Ok(Host {
                 process,
                 gadgets,

@@ -67,6 +67,8 @@ pub enum Purpose {
     Constants,
     /// A patch's variables.
     Data,
+    /// What the program's unwinders keep about patches.
+    Frames,
 }
 
 impl Purpose {
@@ -84,6 +86,7 @@ impl Purpose {
             Purpose::Text => "code of a patch",
             Purpose::Constants => "constants of a patch",
             Purpose::Data => "variables of a patch",
+            Purpose::Frames => "what unwinders keep about patches",
         }
     }
 
@@ -93,7 +96,7 @@ impl Purpose {
             Purpose::Trampolines | Purpose::Pun | Purpose::Spare | Purpose::Text => {
                 libc::PROT_READ | libc::PROT_EXEC
             }
-            Purpose::Data => libc::PROT_READ | libc::PROT_WRITE,
+            Purpose::Data | Purpose::Frames => libc::PROT_READ | libc::PROT_WRITE,
             _ => libc::PROT_READ,
         }
     }
@@ -202,6 +205,8 @@ pub struct Image {
     pub len: u64,
     /// Its call frame information: (first, one past the last) of each part.
     pub eh_frames: Vec<(u64, u64)>,
+    /// The unwinders that know it: the functions that it was registered through.
+    pub unwinders: Vec<u64>,
     /// Its functions.
     pub functions: Vec<ImageFunction>,
 }

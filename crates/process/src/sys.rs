@@ -146,6 +146,8 @@ pub fn set_signal_mask(tid: Tid, mask: u64) -> io::Result<()> {
 
 const NT_PRFPREG: usize = 2;
 const NT_X86_XSTATE: usize = 0x202;
+/// Bytes of the state of a processor that has no XSAVE.
+const FXSAVE: usize = 512;
 
 /// The extended state in the standard XSAVE format; of a processor that has no XSAVE, the 512 bytes of FXSAVE.
 ///
@@ -175,6 +177,47 @@ fn register_set(tid: Tid, which: usize) -> io::Result<Vec<u8>> {
     })?;
     buf.truncate(iov.iov_len);
     Ok(buf)
+}
+
+/// Puts an extended state back that [`extended_state`] gave.
+///
+/// # Errors
+/// ESRCH: gone. EINVAL: it is not one of this machine.
+pub fn set_extended_state(tid: Tid, state: &[u8]) -> io::Result<()> {
+    let which = match state.len() {
+        FXSAVE => NT_PRFPREG,
+        _ => NT_X86_XSTATE,
+    };
+    let iov = libc::iovec {
+        iov_base: state.as_ptr().cast_mut().cast(),
+        iov_len: state.len(),
+    };
+    // SAFETY: the kernel only reads, at most iov_len bytes from iov_base.
+    cvt(unsafe {
+        libc::ptrace(
+            libc::PTRACE_SETREGSET,
+            tid,
+            which,
+            &iov as *const libc::iovec,
+        )
+    })
+    .map(drop)
+}
+
+/// Where a task's list of robust futexes begins, or `None` when it has registered none. It is a task's own: none is born
+/// with one.
+pub fn robust_list(tid: Tid) -> Option<u64> {
+    let (mut head, mut len) = (0u64, 0usize);
+    // SAFETY: the kernel writes one pointer and one size.
+    let got = unsafe {
+        libc::syscall(
+            libc::SYS_get_robust_list,
+            tid,
+            &mut head as *mut u64,
+            &mut len as *mut usize,
+        )
+    };
+    (got == 0 && head != 0).then_some(head)
 }
 
 /// Address of the task's `struct rseq`, or `None` when it has registered none (or the kernel can't say).

@@ -307,6 +307,11 @@ impl Stopped {
         sys::set_registers(self.tid, &self.regs)
     }
 
+    /// Leaves the task as it is now when it is let go.
+    pub fn forsake(&mut self) {
+        self.repair = false;
+    }
+
     /// Waits for the next report of a task that was let run for a moment, on our priority when that takes long.
     ///
     /// # Errors

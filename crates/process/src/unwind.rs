@@ -134,6 +134,11 @@ impl Unwinder {
         }
     }
 
+    /// With what is known of more code.
+    pub fn extend(&mut self, modules: Vec<Module>) {
+        self.modules.extend(modules);
+    }
+
     /// Unwinds from a stopped task's registers, at most `limit` frames. `read` reads a word of its memory.
     pub fn unwind(
         &mut self,

@@ -174,15 +174,12 @@ pub fn library_of(target: &Path) -> Option<PathBuf> {
     Some(target.with_file_name("libscenario.so")).filter(|so| so.is_file())
 }
 
-/// Compiles the sources of a scenario's patch: `patch.c` (or the common one), and `more.c` where there is one.
+/// Compiles the sources of a scenario's patch: `patch.c` (or the common one), and `more.c` where there is one; or `.cc`.
 pub fn compile_patch_objects(plan: &Plan, build: &Build) -> Vec<PathBuf> {
-    let own = plan.dir.join("patch.c");
-    let first = if own.is_file() {
-        own
-    } else {
-        root().join("tests/common/answer.patch.c")
-    };
-    let more = Some(plan.dir.join("more.c")).filter(|path| path.is_file());
+    let file = |name: &str| Some(plan.dir.join(name)).filter(|path| path.is_file());
+    let own = file("patch.c").or_else(|| file("patch.cc"));
+    let first = own.unwrap_or_else(|| root().join("tests/common/answer.patch.c"));
+    let more = file("more.c").or_else(|| file("more.cc"));
     let dir = fresh_dir(&format!("{}-patch", plan.name()));
     let shape = if build.shape == "pic" {
         "-fPIC"

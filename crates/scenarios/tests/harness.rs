@@ -52,6 +52,11 @@ fn programs_are_well_when_left_alone() {
         "cxx",
         "tails",
         "free",
+        "exceptions",
+        "unwinder",
+        "cancel",
+        "backtrace",
+        "unwinder_held",
     ];
     for name in names {
         let plan = Plan::read(name);

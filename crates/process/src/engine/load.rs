@@ -48,9 +48,18 @@ impl Engine {
             self.clear_pool()?;
         }
         if let Some(id) = self.disabled_image(patch, name, forced, &functions) {
-            self.reopen(id)?;
+            self.reopen(id, &objects)?;
             return Ok(id);
         }
+        let enabled: Vec<PatchId> = self
+            .state
+            .model
+            .patches()
+            .iter()
+            .filter(|known| known.state == PatchState::Enabled)
+            .map(|known| known.id)
+            .collect();
+        self.register_again(&enabled, &objects)?;
         let before = self.state.clone();
         let had_registry = self.registry.is_some();
         match self.place(patch, name, forced, &objects, functions) {
@@ -195,7 +204,8 @@ impl Engine {
     }
 
     /// Opens the transition towards a patch whose memory is there.
-    fn reopen(&mut self, id: PatchId) -> Result<(), Error> {
+    fn reopen(&mut self, id: PatchId, objects: &Objects) -> Result<(), Error> {
+        self.register_again(&[id], objects)?;
         self.state.model.begin_load(id)?;
         self.open_universe()?;
         self.redirect()
@@ -294,6 +304,9 @@ impl Engine {
         for segment in &linked.segments {
             self.write(segment.avma, &segment.bytes)?;
         }
+        let block = base..base.saturating_add(layout.total_size);
+        // Nothing else of the load is recorded yet: what follows may take long, and may be where we end.
+        let unwinders = self.register_new(objects, &linked, &block, &plan.regions)?;
         self.state.low = plan.low;
         let Plan {
             regions,
@@ -310,8 +323,8 @@ impl Engine {
         let again = |page: u64| pages.iter().any(|&(other, _)| other == page);
         self.state.pages.retain(|&(page, _)| !again(page));
         self.state.pages.extend(pages);
-        let block = base..base.saturating_add(layout.total_size);
-        let image = self.image(patch, &functions, &linked, block, objects);
+        let mut image = self.image(patch, &functions, &linked, block, objects);
+        image.unwinders = unwinders;
         self.open_new(name, image, table, &regions)
     }
 
@@ -404,6 +417,7 @@ impl Engine {
                 .iter()
                 .map(|range| (range.start, range.end))
                 .collect(),
+            unwinders: Vec::new(),
             functions,
         }
     }
@@ -462,6 +476,10 @@ impl Engine {
         self.may_replace_pages(&slots, 0)?;
         let id = self.state.model.add(name, slots);
         image.id = id;
+        let modules = self.modules_of(&image);
+        if let Some(unwinder) = &mut self.unwinder {
+            unwinder.extend(modules);
+        }
         self.state.images.push(image);
         let to = self.state.model.begin_load(id)?.to;
         if to != UniverseId::ORIGINAL && self.gs_of(to).is_none() {
@@ -508,13 +526,18 @@ impl Engine {
             .copied()
             .filter(|r| !kept.contains(&r.start))
             .collect();
-        if had_registry {
+        // What an unwinder was told of stays for good, and so does the record, which accounts for it.
+        let told = |region: &Region| self.told.contains(&region.start);
+        let (told, mine): (Vec<Region>, Vec<Region>) = mine.into_iter().partition(told);
+        if had_registry || !told.is_empty() {
             let (registries, others): (Vec<Region>, Vec<Region>) =
                 mine.into_iter().partition(grown);
             self.unmap(&others)?;
-            self.state = before;
+            let instance = self.state.instance;
+            self.state = State { instance, ..before };
             // A record that has moved to a larger place stays there.
             self.state.regions.extend(registries);
+            self.state.regions.extend(told);
             self.commit_idle()
         } else {
             self.registry = None;

@@ -6,6 +6,7 @@ mod dead;
 mod door;
 mod edits;
 mod exits;
+mod frames;
 mod free;
 mod handed;
 mod inspect;
@@ -75,6 +76,8 @@ pub struct Engine {
     switching: Option<Option<together::Switching>>,
     /// All tasks may be stopped at once where that is so.
     together: bool,
+    /// Begins of the regions that an unwinder of the program was told of: it may look there at any time.
+    told: Vec<u64>,
     _lock: Option<File>,
 }
 
@@ -155,6 +158,7 @@ impl Engine {
             unwinder: None,
             switching: None,
             together: true,
+            told: Vec::new(),
             _lock: lock,
         };
         engine.refresh_gone();

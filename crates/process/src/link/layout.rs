@@ -13,6 +13,9 @@ const MAX_TOTAL: u64 = 1 << 30;
 /// What is copied into the target, .bss left out.
 const MAX_IMAGE: u64 = 256 << 20;
 const SLOT_SIZE: u64 = 8;
+pub(super) const EH_FRAME: &str = ".eh_frame";
+/// An unwinder that call frame information is registered with reads up to a length of zero.
+const TERMINATOR: u64 = 4;
 
 /// What a GOT slot of the patch holds; the number is the symbol's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,6 +136,9 @@ impl Layout {
             .filter(|((_, its), _)| **its == part)
         {
             *offset = end.take(section.size, section.align.max(1))?;
+            if section.name == EH_FRAME {
+                end.take(TERMINATOR, 1)?;
+            }
         }
         Ok(())
     }

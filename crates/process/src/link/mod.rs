@@ -133,7 +133,7 @@ pub fn link(
         .collect();
     let (functions, bodies) = functions(patch, &symbols);
     let sections = patch.sections.iter().zip(&layout.sections);
-    let eh_frames = sections.filter(|(section, _)| section.name == ".eh_frame");
+    let eh_frames = sections.filter(|(section, _)| section.name == layout::EH_FRAME);
     Ok(Linked {
         segments: segments(layout, base, image),
         eh_frames: eh_frames

@@ -66,7 +66,8 @@ pub fn frame(saved: &Registers, mask: u64, xstate: &[u8], restorer: u64) -> Opti
     let (features, size) = features(xstate)?;
     let top = saved.rsp.checked_sub(RED_ZONE)?;
     let fpstate = top.checked_sub(size as u64 + 4)? & !63;
-    let base = fpstate.checked_sub((8 + UCONTEXT + SIGINFO) as u64)? & !15;
+    // Aligned as the stack is when a function begins: one may be called with the frame's first word as return address.
+    let base = (fpstate.checked_sub((8 + UCONTEXT + SIGINFO) as u64)? & !15).checked_sub(8)?;
     let mut out = Vec::with_capacity((top - base) as usize);
     let put = |out: &mut Vec<u8>, value: u64| out.extend_from_slice(&value.to_le_bytes());
     put(&mut out, restorer);

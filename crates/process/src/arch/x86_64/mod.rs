@@ -20,8 +20,9 @@ pub use flow::{Flow, ends_with_call, flow, lazy_stub, plt_stub, references, refe
 pub use frame::{RESTORER, SYSCALL_GADGET, alternate_stack, frame, uses_amx};
 pub use switch::{Resume, StackSwitch, ends_in_call, stack_pointer_loads, stack_switch};
 pub use syscall::{
-    EINTR_REPAIR, GS_BASE, RAX, at_restartable_call, dwarf_registers, is_64_bit,
-    needs_eintr_repair, nr, prepare_call, repair_eintr, replace_call,
+    EINTR_REPAIR, GS_BASE, RAX, at_restartable_call, before_return, dwarf_registers, has_returned,
+    is_64_bit, needs_eintr_repair, nr, prepare_call, prepare_function_call, repair_eintr,
+    replace_call, waits, waits_in_futex,
 };
 
 /// Bytes between two slots of a table: the word that entries jump through, and the word of the version itself.

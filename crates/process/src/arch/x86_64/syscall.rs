@@ -9,12 +9,12 @@ pub const RAX: usize = std::mem::offset_of!(libc::user_regs_struct, rax);
 
 /// System call numbers that the engine makes a task perform or looks for.
 pub mod nr {
+    /// rt_sigreturn
+    pub const RT_SIGRETURN: u64 = 15;
     /// mmap
     pub const MMAP: u64 = 9;
     /// munmap
     pub const MUNMAP: u64 = 11;
-    /// rt_sigreturn
-    pub const RT_SIGRETURN: u64 = 15;
     /// mremap
     pub const MREMAP: u64 = 25;
     /// close
@@ -66,6 +66,26 @@ pub fn at_restartable_call(regs: &Registers) -> bool {
         )
 }
 
+/// Calls in which programs wait for something to happen, and that neither an allocator nor a dynamic loader waits in:
+/// read, readv, recvfrom, recvmsg, recvmmsg, accept, accept4, poll, ppoll, select, pselect6, epoll_wait, epoll_pwait,
+/// epoll_pwait2, nanosleep, clock_nanosleep, pause, rt_sigsuspend, rt_sigtimedwait, wait4, waitid, io_getevents,
+/// io_pgetevents, io_uring_enter, semop, semtimedop, msgrcv, mq_timedreceive; restart_syscall, which goes on with a
+/// wait that has a timeout, as no lock of theirs has. Not futex.
+const WAITS: [i64; 29] = [
+    0, 19, 45, 47, 299, 43, 288, 7, 271, 23, 270, 232, 281, 441, 35, 230, 34, 130, 128, 61, 247,
+    208, 333, 426, 65, 220, 70, 243, 219,
+];
+
+/// Whether the task sleeps in a call of [`WAITS`].
+pub fn waits(regs: &Registers) -> bool {
+    at_restartable_call(regs) && WAITS.contains(&(regs.orig_rax as i64))
+}
+
+/// Whether the task sleeps in `futex`.
+pub fn waits_in_futex(regs: &Registers) -> bool {
+    at_restartable_call(regs) && regs.orig_rax == nr::FUTEX
+}
+
 /// The general registers by their DWARF numbers, for an unwind.
 pub fn dwarf_registers(regs: &Registers) -> [Option<u64>; 16] {
     let r = regs;
@@ -99,4 +119,36 @@ pub fn replace_call(regs: &mut Registers, frame: u64, number: u64, args: [u64; 6
     regs.rsp = frame;
     regs.orig_rax = number;
     [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
+}
+
+/// Registers that make the task call a function and then return through the frame, whose first word is the function's
+/// return address.
+pub fn prepare_function_call(
+    saved: &Registers,
+    function: u64,
+    frame: u64,
+    args: [u64; 6],
+) -> Registers {
+    let mut regs = *saved;
+    regs.rip = function;
+    regs.rsp = frame;
+    regs.rax = 0; // no vector registers hold arguments
+    regs.orig_rax = u64::MAX;
+    [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9] = args;
+    regs.eflags &= !0x400;
+    regs
+}
+
+/// Whether the task has returned from the function that it was made to call, and is about to return through the frame.
+pub fn has_returned(regs: &Registers, frame: u64) -> bool {
+    regs.orig_rax == nr::RT_SIGRETURN && regs.rsp == frame.wrapping_add(8)
+}
+
+/// Registers that undo the entry into `rt_sigreturn` of [`has_returned`]: the task goes on at the trampoline that makes
+/// that call.
+pub fn before_return(regs: &Registers, restorer: u64) -> Registers {
+    let mut regs = *regs;
+    regs.rip = restorer;
+    regs.orig_rax = u64::MAX;
+    regs
 }

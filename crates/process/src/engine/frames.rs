@@ -1,0 +1,432 @@
+//! Patch code for the program's own unwinder: exceptions, pthread_cancel and backtrace() pass through code only when its
+//! call frame information is found. That of objects the unwinder finds by itself; ours must be registered, by a call of
+//! a function in the target, on a task that is in a place where that is safe.
+
+use super::Engine;
+use crate::arch;
+use crate::error::Error;
+use crate::link::{Linked, Resolver, Value};
+use crate::object::{LoadedObject, Objects};
+use crate::process::Task;
+use crate::remote::{self, Caller, Unfinished};
+use crate::state::{Purpose, Region};
+use crate::sys;
+use crate::tracer::{Stopped, Stopping};
+use crate::unwind::Frame;
+use livegraft_model::PatchId;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// What libgcc keeps about a registered section: six words (unwind-dw2-fde.h, `struct object`), with room to grow.
+const NOTE: u64 = 64;
+/// How long a task in a safe place is waited for.
+const SEARCH: Duration = Duration::from_secs(2);
+/// Between two looks at all tasks.
+const PAUSE: Duration = Duration::from_millis(5);
+/// So many tasks are looked at in one round.
+const MOST_TASKS: usize = 64;
+/// The thread control block of glibc is smaller, and its list of robust futexes lies in it.
+const THREAD_BLOCK: u64 = 4096;
+/// A wait in the C library has at most so many frames of its own.
+const WAIT_FRAMES: usize = 6;
+
+/// Functions of the C library that wait in `futex` for the program's own sake, and hold nothing meanwhile.
+const FUTEX_WAITS: [&str; 14] = [
+    "pthread_cond_wait",
+    "pthread_cond_timedwait",
+    "pthread_cond_clockwait",
+    "pthread_join",
+    "pthread_timedjoin_np",
+    "pthread_clockjoin_np",
+    "pthread_barrier_wait",
+    "sem_wait",
+    "sem_timedwait",
+    "sem_clockwait",
+    "cnd_wait",
+    "cnd_timedwait",
+    "thrd_join",
+    "syscall",
+];
+
+/// Where an unwinder in the program itself is entered.
+const UNWINDING: [&str; 14] = [
+    "_Unwind_RaiseException",
+    "_Unwind_Resume",
+    "_Unwind_Resume_or_Rethrow",
+    "_Unwind_ForcedUnwind",
+    "_Unwind_Backtrace",
+    "_Unwind_Find_FDE",
+    "__register_frame",
+    "__register_frame_info",
+    "__register_frame_info_bases",
+    "__register_frame_table",
+    "__register_frame_info_table",
+    "__deregister_frame",
+    "__deregister_frame_info",
+    "__deregister_frame_info_bases",
+];
+
+/// An unwinder of the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    /// The object that it is in.
+    object: String,
+    /// Address of the function that registers a section.
+    function: u64,
+}
+
+/// The objects in whose code a task must not be, by what they are.
+struct Places<'a> {
+    objects: &'a Objects,
+    /// Functions (avma) that wait in `futex`.
+    waiting: Vec<Range<u64>>,
+    /// Entrances of an unwinder in the program itself.
+    unwinding: Vec<Range<u64>>,
+    allocators: Vec<&'a LoadedObject>,
+}
+
+/// A function of an object that others can call, or of a static program.
+fn function(object: &LoadedObject, name: &str) -> Option<Range<u64>> {
+    let found = if object.is_executable() {
+        object.own_definition(name).ok().flatten()
+    } else {
+        object.exported(name)
+    }?;
+    let start = object.avma(found.svma);
+    let inside = object
+        .code_ranges()
+        .iter()
+        .any(|code| code.contains(&start));
+    inside.then(|| start..start.saturating_add(found.size.max(1)))
+}
+
+fn is_unwinder(object: &LoadedObject) -> bool {
+    let name = object.name();
+    name.starts_with("libgcc_s") || name.starts_with("libunwind")
+}
+
+fn is_loader(object: &LoadedObject) -> bool {
+    object.name().starts_with("ld-") || object.name().starts_with("ld.so")
+}
+
+fn is_libc(object: &LoadedObject) -> bool {
+    let name = object.name();
+    name.starts_with("libc.") || name.starts_with("libc-") || name.starts_with("libpthread")
+}
+
+/// The unwinders that can be told of code that they don't find by themselves.
+fn unwinders(objects: &Objects) -> Vec<Known> {
+    let candidates = objects
+        .iter()
+        .filter(|o| o.is_executable() || is_unwinder(o));
+    candidates
+        .filter_map(|object| {
+            let llvm = function(object, "__unw_add_dynamic_eh_frame_section");
+            // LLVM's has functions of libgcc's names that do nothing, or something else.
+            let is_llvm = llvm.is_some() || function(object, "__unw_getcontext").is_some();
+            let gcc = || function(object, "__register_frame_info").filter(|_| !is_llvm);
+            Some(Known {
+                object: object.name().to_owned(),
+                function: llvm.or_else(gcc)?.start,
+            })
+        })
+        .collect()
+}
+
+impl<'a> Places<'a> {
+    fn of(objects: &'a Objects) -> Places<'a> {
+        let executable = objects.executable();
+        let of_libc = |o: &&LoadedObject| is_libc(o) || (o.is_executable() && o.is_static());
+        let libc = objects.iter().filter(of_libc);
+        let waiting = libc.flat_map(|o| FUTEX_WAITS.iter().filter_map(|name| function(o, name)));
+        let unwinding = UNWINDING
+            .iter()
+            .filter_map(|name| function(executable, name));
+        let allocates = |o: &&LoadedObject| !is_libc(o) && function(o, "malloc").is_some();
+        Places {
+            objects,
+            waiting: waiting.collect(),
+            unwinding: unwinding.collect(),
+            allocators: objects.iter().filter(allocates).collect(),
+        }
+    }
+
+    /// The frame, of those that are within the dynamic loader or an unwinder, where locks of theirs may be held.
+    fn forbidden<'f>(&self, frames: &'f [Frame]) -> Option<&'f Frame> {
+        frames.iter().find(|frame| {
+            let site = frame.site();
+            let object = self.objects.containing(site);
+            object.is_some_and(|o| is_loader(o) || is_unwinder(o))
+                || self.unwinding.iter().any(|range| range.contains(&site))
+        })
+    }
+
+    /// Whether a task that sleeps in `futex` does so for the program's own sake.
+    fn waits_for_program(&self, frames: &[Frame]) -> bool {
+        frames.iter().take(WAIT_FRAMES).any(|frame| {
+            let within = |range: &Range<u64>| range.contains(&frame.site());
+            self.waiting.iter().any(within)
+        })
+    }
+
+    /// Of a task that runs, the frame where it may be within an allocator or the C library; what called its first
+    /// function is not meant.
+    fn busy<'f>(&self, frames: &'f [Frame]) -> Option<&'f Frame> {
+        let object = |frame: &Frame| self.objects.containing(frame.site());
+        let in_libc = |frame: &Frame| object(frame).is_some_and(is_libc);
+        // `_start` is the outermost, and not the C library's.
+        let outer = frames
+            .iter()
+            .rev()
+            .skip(1)
+            .take_while(|f| in_libc(f))
+            .count();
+        let own = frames.len().saturating_sub(outer).saturating_sub(1);
+        let unsure = |frame: &&Frame| match object(frame) {
+            Some(object) => {
+                is_libc(object)
+                    || object.is_static()
+                    || self.allocators.iter().any(|o| std::ptr::eq(*o, object))
+            }
+            // A patch's.
+            None => false,
+        };
+        frames.iter().take(own).find(unsure)
+    }
+}
+
+impl Engine {
+    /// Tells the program's unwinders of a new patch, before any task can run its code; returns who has been told.
+    ///
+    /// # Errors
+    /// As [`Engine::register_again`].
+    pub(super) fn register_new(
+        &mut self,
+        objects: &Objects,
+        linked: &Linked,
+        block: &Range<u64>,
+        regions: &[Region],
+    ) -> Result<Vec<u64>, Error> {
+        let of_patch = |region: &&Region| block.contains(&region.start);
+        let keep: Vec<Region> = regions.iter().filter(of_patch).copied().collect();
+        let sections = linked
+            .eh_frames
+            .iter()
+            .map(|range| (range.start, range.end));
+        self.register(objects, &sections.collect::<Vec<_>>(), &[], &keep)
+    }
+
+    /// Tells unwinders that have come since then of patches that are there.
+    ///
+    /// # Errors
+    /// [`Error::NoSafeTask`]: nobody was told. [`Error::NotRegistered`]: that is not certain.
+    pub(super) fn register_again(
+        &mut self,
+        patches: &[PatchId],
+        objects: &Objects,
+    ) -> Result<(), Error> {
+        for &id in patches {
+            let Some(image) = self.state.image(id) else {
+                continue;
+            };
+            let (sections, told) = (image.eh_frames.clone(), image.unwinders.clone());
+            let now = self.register(objects, &sections, &told, &[])?;
+            if now.is_empty() {
+                continue;
+            }
+            let image = self.state.images.iter_mut().find(|image| image.id == id);
+            if let Some(image) = image {
+                image.unwinders.extend(now);
+            }
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    /// `keep`: from the call on these may be used, so nobody may take them away.
+    fn register(
+        &mut self,
+        objects: &Objects,
+        sections: &[(u64, u64)],
+        told: &[u64],
+        keep: &[Region],
+    ) -> Result<Vec<u64>, Error> {
+        let mut untold = unwinders(objects);
+        untold.retain(|unwinder| !told.contains(&unwinder.function));
+        let sections: Vec<u64> = sections
+            .iter()
+            .filter(|(start, end)| start < end)
+            .map(|&(start, _)| start)
+            .collect();
+        if untold.is_empty() || sections.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.prepare_unwinds()?;
+        let notes = (untold.len() as u64).saturating_mul(sections.len() as u64);
+        let len = notes.saturating_mul(NOTE).next_multiple_of(arch::PAGE);
+        let region = self.plan_anywhere(len, Purpose::Frames)?;
+        self.state.regions.push(region);
+        self.commit()?;
+        self.map(&[region])?;
+        let told = self.tell(objects, &untold, &sections, &region, keep);
+        if matches!(told, Err(Error::NoSafeTask { .. })) {
+            self.unmap(&[region])?;
+            self.state.regions.retain(|r| r.start != region.start);
+            self.commit()?;
+        }
+        told
+    }
+
+    /// Makes a task call each unwinder for each section, as soon as there is one that can.
+    fn tell(
+        &mut self,
+        objects: &Objects,
+        unwinders: &[Known],
+        sections: &[u64],
+        notes: &Region,
+        keep: &[Region],
+    ) -> Result<Vec<u64>, Error> {
+        let errno = errno_offset(objects, &self.process.memory);
+        let stopped = self.safe_task(objects, unwinders)?;
+        let (pid, tid) = (self.process.pid, stopped.tid);
+        let caller = Caller::new(&self.process, &self.gadgets, stopped, errno);
+        let mut caller = caller.map_err(|(why, stopped)| {
+            drop(stopped);
+            no_safe_task(pid, unwinders, format!("task {tid}: {why}"))
+        })?;
+        // What is registered must stay, whatever becomes of us and of the load. Recorded before it is done.
+        let kept: Vec<Region> = keep.iter().chain([notes]).copied().collect();
+        for region in &mut self.state.regions {
+            region.reachable |= kept.iter().any(|other| other.start == region.start);
+        }
+        self.told.extend(kept.iter().map(|region| region.start));
+        if let Some(registry) = &mut self.registry {
+            registry
+                .commit(&self.process.memory, &self.state)
+                .map_err(Error::io("recording"))?;
+        }
+        let mut note = notes.start;
+        for unwinder in unwinders {
+            for &section in sections {
+                let called = caller.call(unwinder.function, [section, note, 0, 0, 0, 0]);
+                called.map_err(|unfinished| match unfinished {
+                    Unfinished::Gone => Error::Exited(pid),
+                    Unfinished::Late | Unfinished::Faulted(_) => Error::NotRegistered {
+                        pid,
+                        tid,
+                        object: unwinder.object.clone(),
+                        late: unfinished == Unfinished::Late,
+                    },
+                })?;
+                note = note.saturating_add(NOTE);
+            }
+        }
+        Ok(unwinders.iter().map(|unwinder| unwinder.function).collect())
+    }
+
+    /// Stops a task that is in a place where it can call a function of an unwinder.
+    fn safe_task(&mut self, objects: &Objects, unwinders: &[Known]) -> Result<Box<Stopped>, Error> {
+        let places = Places::of(objects);
+        let deadline = Instant::now() + SEARCH;
+        let mut why = String::from("it has none that can be stopped");
+        loop {
+            let tasks = self.process.tasks()?.tasks;
+            let own = tasks.into_iter().filter(|t| t.pid == self.process.pid);
+            let mut candidates: Vec<(u32, Task)> =
+                own.map(|task| (remote::suitability(&task), task)).collect();
+            candidates.retain(|&(suitability, _)| suitability < u32::MAX);
+            candidates.sort_unstable();
+            for (_, task) in candidates.into_iter().take(MOST_TASKS) {
+                let Stopping::Stopped(stopped) = self.tracer.stop(task, remote::options(task))
+                else {
+                    continue;
+                };
+                match self.doubt(&stopped, &places) {
+                    None => return Ok(stopped),
+                    Some((doubt, site)) => {
+                        drop(stopped);
+                        why = spoken(objects, task, doubt, site);
+                    }
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(no_safe_task(self.process.pid, unwinders, why));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Why a stopped task may hold a lock that an unwinder, the dynamic loader or an allocator wants; `None` when it
+    /// certainly holds none. With an address in the code that is to blame.
+    fn doubt(
+        &mut self,
+        stopped: &Stopped,
+        places: &Places<'_>,
+    ) -> Option<(&'static str, Option<u64>)> {
+        let regs = &stopped.regs;
+        let block = regs.fs_base..regs.fs_base.saturating_add(THREAD_BLOCK);
+        if !sys::robust_list(stopped.tid).is_some_and(|list| block.contains(&list)) {
+            return Some(("is no thread of the GNU C library", None));
+        }
+        let stack = self.unwind(regs);
+        if !stack.complete {
+            let last = stack.frames.last().map(Frame::site);
+            return Some(("has a stack that can't be unwound beyond", last));
+        }
+        let frames = stack.frames.as_slice();
+        if frames.iter().any(|frame| frame.signal) {
+            return Some(("is in a signal handler", None));
+        }
+        if let Some(frame) = places.forbidden(frames) {
+            return Some(("is in", Some(frame.site())));
+        }
+        let busy = || {
+            places
+                .busy(frames)
+                .map(|frame| ("is in", Some(frame.site())))
+        };
+        match () {
+            () if arch::waits(regs) => None,
+            () if arch::waits_in_futex(regs) && places.waits_for_program(frames) => None,
+            () => busy(),
+        }
+    }
+}
+
+fn no_safe_task(pid: i32, unwinders: &[Known], why: String) -> Error {
+    let objects: Vec<&str> = unwinders
+        .iter()
+        .map(|known| known.object.as_str())
+        .collect();
+    Error::NoSafeTask {
+        pid,
+        object: objects.join(", "),
+        why,
+    }
+}
+
+/// One task, and why it is in no safe place, in words.
+fn spoken(objects: &Objects, task: Task, doubt: &str, site: Option<u64>) -> String {
+    let place = site.map(|site| match objects.containing(site) {
+        Some(object) => match object.symbolize(site) {
+            Some((function, _)) => format!(" {function} ({})", object.name()),
+            None => format!(" {}", object.name()),
+        },
+        None => format!(" {site:#x}"),
+    });
+    format!(
+        "task {} ({}) {doubt}{}",
+        task.tid,
+        task.name(),
+        place.unwrap_or_default()
+    )
+}
+
+/// Where the C library keeps errno, from the thread pointer on.
+fn errno_offset(objects: &Objects, memory: &crate::memory::Memory) -> Option<i64> {
+    let libc = objects.iter().find(|o| is_libc(o)).map(LoadedObject::name);
+    match Resolver::new(objects, memory).livepatch(libc, "errno", 0) {
+        Ok(Value::Tls { tp_offset, .. }) => tp_offset,
+        _ => None,
+    }
+}

@@ -1,0 +1,164 @@
+//! Exceptions, cancellation and backtraces through patch code, and the call in the target that they need.
+
+use livegraft_scenarios::cli::start;
+use livegraft_scenarios::cycle::{matrix, twice};
+use livegraft_scenarios::refusal::{both_ways, check};
+use livegraft_scenarios::{Build, Plan, Target, cli, compile_patch, compile_target};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+#[test]
+fn exceptions() {
+    matrix("exceptions", &[]);
+}
+
+#[test]
+fn cancellation_and_backtrace() {
+    matrix("cancel", &[]);
+}
+
+fn prepare(name: &str, arguments: &[&str]) -> (Target, PathBuf) {
+    let plan = Plan::read(name);
+    let exe = compile_target(&plan, &plan.targets()[0]);
+    let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+    (Target::start(&plan, &exe, arguments), klp)
+}
+
+/// Whether something has been registered with an unwinder.
+fn is_registered(target: &Target) -> bool {
+    let listed = cli::list(target.pid());
+    let mappings = listed["memory"]["mappings"].as_array();
+    let mut mappings = mappings.into_iter().flatten();
+    mappings.any(|mapping| {
+        let what = mapping["what"].as_str().unwrap_or_default();
+        what.contains("unwinders")
+    })
+}
+
+/// There is no unwinder when the patch is loaded, and one when it is loaded again.
+#[test]
+fn the_unwinder_comes_later() {
+    let (mut target, klp) = prepare("backtrace", &[]);
+    target.load(&klp, &[]).result(0, "loaded");
+    assert!(!is_registered(&target));
+    target.expect("main() is not seen");
+    target.unload(&[]).result(0, "unloaded");
+    assert!(!is_registered(&target));
+    target.load(&klp, &[]).result(0, "loaded");
+    assert!(is_registered(&target));
+    target.expect("new");
+    target.unload(&[]).result(0, "unloaded");
+    target.expect("old");
+    target.finish();
+}
+
+/// The task that calls a function for us goes on as if nothing had happened, whatever it was doing.
+#[test]
+fn the_caller_does_not_notice() {
+    for work in [
+        "nanosleep",
+        "poll",
+        "select",
+        "cond",
+        "sem",
+        "epoll",
+        "read",
+        "spin",
+    ] {
+        let (target, klp) = prepare("unwinder", &[work]);
+        target.load(&klp, &[]).result(0, "loaded");
+        assert!(is_registered(&target), "{work}");
+        target.unload(&[]).result(0, "unloaded");
+        twice(target, &klp, None);
+    }
+}
+
+#[test]
+fn nobody_is_in_a_safe_place() {
+    for (place, words) in [
+        ("handler", "libgcc_s signal handler"),
+        ("unwinder", "libgcc_s _Unwind_Backtrace"),
+    ] {
+        let (mut target, klp) = prepare("unwinder", &[place]);
+        target.expect("old");
+        let load = [
+            "load",
+            klp.to_str().expect("UTF-8"),
+            "--pid",
+            &target.pid_text(),
+        ];
+        both_ways(&load, None, words);
+        target.expect("old");
+        target.assert_untouched();
+        target.end();
+    }
+}
+
+fn naps(target: &mut Target) -> u64 {
+    target.ask("naps").parse().expect("a number")
+}
+
+/// The task that napped before naps again: it has come back from what it was made to call.
+fn comes_back(target: &mut Target) {
+    let before = naps(target);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while naps(target) < before + 10 {
+        assert!(Instant::now() < deadline, "the task has not come back");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// All of it works afterwards.
+fn cycle(mut target: Target, klp: &Path) {
+    target.load(klp, &[]).result(0, "loaded");
+    target.expect("new");
+    target.unload(&[]).result(0, "unloaded");
+    target.expect("old");
+    comes_back(&mut target);
+    target.finish();
+}
+
+/// The call does not return in time.
+#[test]
+fn the_unwinder_is_busy() {
+    let (mut target, klp) = prepare("unwinder_held", &[]);
+    assert_eq!(target.ask("hold"), "ok");
+    check(&target.load(&klp, &[]), "return in time libgcc_s");
+    target.expect("old");
+    // It may be registered at any time from now on, so its memory stays, and is accounted for.
+    assert!(is_registered(&target));
+    target.assert_accounted();
+    let before = naps(&mut target);
+    assert_eq!(target.ask("let go"), "ok");
+    comes_back(&mut target);
+    assert!(naps(&mut target) > before);
+    cycle(target, &klp);
+}
+
+/// livegraft is killed while a task calls a function for it.
+#[test]
+fn killed_during_the_call() {
+    let (mut target, klp) = prepare("unwinder_held", &[]);
+    assert_eq!(target.ask("hold"), "ok");
+    let pid = target.pid_text();
+    let mut load = start(&["load", klp.to_str().expect("UTF-8"), "--pid", &pid], None);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut before = naps(&mut target);
+    // Until the task naps no more.
+    loop {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = naps(&mut target);
+        if now == before {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the call has not begun");
+        before = now;
+    }
+    assert!(!load.ended());
+    load.kill();
+    load.finish();
+    target.expect("old");
+    assert_eq!(target.ask("let go"), "ok");
+    comes_back(&mut target);
+    cycle(target, &klp);
+}
