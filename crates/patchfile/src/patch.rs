@@ -118,6 +118,9 @@ pub struct Symbol {
     pub size: u64,
     /// STB_WEAK.
     pub weak: bool,
+    /// A variable that many files may define and one definition serves (STB_WEAK or STB_GNU_UNIQUE, of default
+    /// visibility): C++'s inline and static local variables, templates' static members, vtables, type information.
+    pub shared: bool,
     /// STT_FUNC.
     pub func: bool,
     /// STT_TLS.

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use object::elf::{STB_WEAK, STT_FUNC, STT_GNU_IFUNC, STT_TLS};
+use object::elf::{
+    STB_GNU_UNIQUE, STB_WEAK, STT_FUNC, STT_GNU_IFUNC, STT_OBJECT, STT_TLS, STV_DEFAULT,
+};
 use sha2::{Digest as _, Sha256};
 
 use crate::elf::{self, Image, Sec, SymPlace};
@@ -377,6 +379,9 @@ fn symbols(
             place,
             size: symbol.size,
             weak: symbol.bind == STB_WEAK.0,
+            shared: [STB_WEAK.0, STB_GNU_UNIQUE.0].contains(&symbol.bind)
+                && symbol.kind == STT_OBJECT.0
+                && symbol.other & 3 == STV_DEFAULT.0,
             func: symbol.kind == STT_FUNC.0,
             tls,
         });

@@ -102,6 +102,7 @@ fn absolute(value: u64) -> Symbol {
         place: Place::Absolute(value),
         size: 0,
         weak: false,
+        shared: false,
         func: false,
         tls: false,
     }

@@ -55,6 +55,7 @@ fn programs_are_well_when_left_alone() {
         "exceptions",
         "unwinder",
         "cancel",
+        "cpp",
         "backtrace",
         "unwinder_held",
     ];

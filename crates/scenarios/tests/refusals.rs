@@ -15,7 +15,7 @@ macro_rules! scenarios {
     ($($name:ident)*) => { $( #[test] fn $name() { scenario(stringify!($name)); } )* };
 }
 scenarios! {
-    missing ambiguous build_id coroutine unredirectable breakpoint uprobe trace nobody gs go makecontext ipa_ra later sigreturn
+    missing ambiguous build_id coroutine unredirectable breakpoint uprobe trace nobody gs go makecontext ipa_ra later sigreturn iostream
 }
 
 #[test]

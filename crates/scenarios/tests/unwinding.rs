@@ -3,13 +3,26 @@
 use livegraft_scenarios::cli::start;
 use livegraft_scenarios::cycle::{matrix, twice};
 use livegraft_scenarios::refusal::{both_ways, check};
-use livegraft_scenarios::{Build, Plan, Target, cli, compile_patch, compile_target};
+use livegraft_scenarios::{Build, Plan, Target, cli, compile_patch, compile_target, require};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 #[test]
 fn exceptions() {
     matrix("exceptions", &[]);
+}
+
+/// Needs Debian's libc++-dev, libc++abi-dev and libunwind-dev of clang's version.
+#[test]
+fn exceptions_llvm() {
+    let libraries = ["libc++.so", "libc++abi.so", "libunwind.so"];
+    let there = |name: &&str| {
+        let dirs = ["/usr/lib/x86_64-linux-gnu", "/usr/lib"];
+        dirs.iter().any(|dir| Path::new(dir).join(name).exists())
+    };
+    if require("libc++", libraries.iter().all(there)) {
+        matrix("exceptions_llvm", &[]);
+    }
 }
 
 #[test]

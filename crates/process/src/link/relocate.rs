@@ -7,6 +7,8 @@ use super::{GotKey, Layout, LinkError, Resolver, Value};
 use livegraft_patchfile::{Patch, Place, Relocation, Section, Symbol};
 
 const GOT_SYMBOL: &str = "_GLOBAL_OFFSET_TABLE_";
+/// Tells __cxa_atexit whose destructor is registered.
+const DSO_HANDLE: &str = "__dso_handle";
 const TLS_GET_ADDR: &str = "__tls_get_addr";
 
 /// A link under way.
@@ -287,9 +289,10 @@ impl<'a, 'o> Linker<'a, 'o> {
             return Ok(value);
         }
         let symbol = self.symbol(r)?;
+        let programs = self.programs_own(symbol);
         let resolved = match &symbol.place {
             Place::Section(..) => {
-                let avma = super::placed(self.layout, self.base, symbol);
+                let avma = programs.or_else(|| super::placed(self.layout, self.base, symbol));
                 let what = || format!("symbol `{}` lies in no section", symbol.name);
                 Ok(Value::Address(
                     avma.ok_or_else(|| LinkError::Inconsistent { what: what() })?,
@@ -311,6 +314,10 @@ impl<'a, 'o> Linker<'a, 'o> {
             Place::Undefined if symbol.name == GOT_SYMBOL => {
                 Ok(Value::Address(self.base.saturating_add(self.layout.got)))
             }
+            // The patch is nobody's who could be unloaded: any address of its own will do.
+            Place::Undefined if symbol.name == DSO_HANDLE => {
+                Ok(Value::Address(self.base.saturating_add(self.layout.got)))
+            }
             Place::Undefined => self
                 .resolver
                 .undefined(&self.patched, &symbol.name, symbol.weak),
@@ -323,6 +330,19 @@ impl<'a, 'o> Linker<'a, 'o> {
             *known = Some(value);
         }
         Ok(value)
+    }
+
+    /// The program's instance of a variable that the patch has a definition of too, and of which there is to be one.
+    fn programs_own(&self, symbol: &Symbol) -> Option<u64> {
+        let in_data = match symbol.place {
+            Place::Section(section, _) => self.section(section).is_some_and(|s| !s.exec),
+            _ => false,
+        };
+        let shared = symbol.shared && in_data;
+        shared.then(|| {
+            self.resolver
+                .shared(&self.patched, &symbol.name, symbol.size)
+        })?
     }
 
     fn address(&mut self, r: &Relocation) -> Result<u64, LinkError> {

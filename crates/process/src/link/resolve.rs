@@ -108,6 +108,23 @@ impl<'a> Resolver<'a> {
         })
     }
 
+    /// The variable of this name and size that one of these objects uses for its own definition of it.
+    pub(super) fn shared(&self, from: &[Option<&str>], name: &str, size: u64) -> Option<u64> {
+        from.iter().find_map(|&object| {
+            let object = self.object(object).ok()?;
+            let own = || {
+                let own = object.own_definition(name).ok().flatten();
+                own.filter(|symbol| !symbol.local)
+            };
+            let (owner, symbol) = match own() {
+                Some(symbol) if !object.is_interposable(name) => (object, symbol),
+                _ => self.search(object, name)?,
+            };
+            let fits = symbol.kind == SymbolKind::Other && symbol.size == size;
+            fits.then(|| owner.avma(symbol.svma))
+        })
+    }
+
     /// A definition in a patched object that nothing can interpose: global ones first, then static ones.
     fn own(&self, patched: &[&LoadedObject], name: &str) -> Result<Option<Value>, ResolveError> {
         let mut statics: Option<(&LoadedObject, Symbol<'_>)> = None;

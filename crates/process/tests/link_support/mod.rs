@@ -290,6 +290,7 @@ pub fn unpacked(object: &Path, patched: &[Option<&str>]) -> Patch {
         place: place(symbol),
         size: symbol.st_size(Le),
         weak: symbol.st_bind() == object::elf::STB_WEAK,
+        shared: false,
         func: symbol.st_type() == object::elf::STT_FUNC,
         tls: symbol.st_type() == object::elf::STT_TLS,
     });
