@@ -174,7 +174,8 @@ pub fn library_of(target: &Path) -> Option<PathBuf> {
     Some(target.with_file_name("libscenario.so")).filter(|so| so.is_file())
 }
 
-/// Compiles the sources of a scenario's patch: `patch.c` (or the common one), and `more.c` where there is one; or `.cc`.
+/// Compiles the sources of a scenario's patch: `patch.c` (or the common one), and `more.c` where there is one; or `.cc`; and
+/// `more.rs`.
 pub fn compile_patch_objects(plan: &Plan, build: &Build) -> Vec<PathBuf> {
     let file = |name: &str| Some(plan.dir.join(name)).filter(|path| path.is_file());
     let own = file("patch.c").or_else(|| file("patch.cc"));
@@ -211,7 +212,19 @@ pub fn compile_patch_objects(plan: &Plan, build: &Build) -> Vec<PathBuf> {
             .arg(&object));
         objects.push(object);
     }
+    objects.extend(file("more.rs").map(|source| compile_rust_patch(&source, &dir)));
     objects
+}
+
+fn compile_rust_patch(source: &Path, dir: &Path) -> PathBuf {
+    let object = dir.join("rust.o");
+    run(Command::new("rustc")
+        .args(["--edition", "2024", "-D", "warnings", "--crate-type", "lib"])
+        .args(["-O", "-C", "codegen-units=1", "--emit=obj"])
+        .arg(source)
+        .arg("-o")
+        .arg(&object));
+    object
 }
 
 /// The arguments of `livegraft pack` for these objects and this target; the patch is called `name`.

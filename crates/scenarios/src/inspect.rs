@@ -292,6 +292,19 @@ pub fn symbol(exe: &Path, name: &str) -> (u64, u64) {
     (symbol.size(), symbol.address())
 }
 
+/// The one symbol of an executable whose name has all of these in it: a name that the compiler has mangled.
+pub fn symbol_like(exe: &Path, parts: &[&str]) -> String {
+    let bytes = fs::read(exe).unwrap_or_else(|e| panic!("{}: {e}", exe.display()));
+    let file = object::File::parse(&*bytes).unwrap_or_else(|e| panic!("{}: {e}", exe.display()));
+    let names = file.symbols().filter_map(|symbol| symbol.name().ok());
+    let fits = |name: &&str| parts.iter().all(|part| name.contains(part));
+    let found: Vec<&str> = names.filter(fits).collect();
+    let [name] = found.as_slice() else {
+        panic!("{parts:?}: {found:?}")
+    };
+    (*name).to_owned()
+}
+
 /// Where a function of an executable lies in its file, and where in a process that runs it.
 pub fn function(pid: i32, exe: &Path, name: &str) -> (u64, u64) {
     let bytes = fs::read(exe).unwrap_or_else(|e| panic!("{}: {e}", exe.display()));

@@ -56,6 +56,8 @@ fn programs_are_well_when_left_alone() {
         "unwinder",
         "cancel",
         "cpp",
+        "rust_in_rust",
+        "rust_in_c",
         "backtrace",
         "unwinder_held",
     ];

@@ -16,6 +16,7 @@ macro_rules! scenarios {
 }
 scenarios! {
     missing ambiguous build_id coroutine unredirectable breakpoint uprobe trace nobody gs go makecontext ipa_ra later sigreturn iostream
+    rust_panic
 }
 
 #[test]
