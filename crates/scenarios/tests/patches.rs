@@ -28,3 +28,8 @@ fn rust() {
         }
     }
 }
+
+#[test]
+fn weak_and_versioned_symbols() {
+    matrix("symbols", &[]);
+}
