@@ -132,14 +132,24 @@ fn three_hundred_random_moments() {
 /// task returns to what it was doing, and nothing is left that the next load stumbles over.
 #[test]
 fn first_load_killed() {
-    let plan = Plan::read("many");
+    first_loads("many", &["3", "1"]);
+}
+
+/// It also calls a function of the unwinder, while others throw exceptions.
+#[test]
+fn first_load_of_a_cpp_program_killed() {
+    first_loads("exceptions", &[]);
+}
+
+fn first_loads(name: &str, arguments: &[&str]) {
+    let plan = Plan::read(name);
     let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
     let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
     let seed = seed();
     let mut random = Random(seed);
     let mut killed = 0;
     for number in 0..60 {
-        let mut target = Target::start(&plan, &exe, &["3", "1"]);
+        let mut target = Target::start(&plan, &exe, arguments);
         target.expect("old");
         let what = kill_one(&target, &klp, &mut random);
         killed += usize::from(what.ends_with("killed"));
@@ -151,5 +161,5 @@ fn first_load_killed() {
         );
         target.finish();
     }
-    note(&format!("60 first loads, {killed} of them killed"));
+    note(&format!("{name}: 60 first loads, {killed} of them killed"));
 }

@@ -12,6 +12,26 @@ fn exceptions() {
     matrix("exceptions", &[]);
 }
 
+/// The unwinder is in the program itself.
+#[test]
+fn exceptions_static() {
+    let plan = Plan::read("exceptions");
+    let dynamic = Build::new("gcc -O2 pie").flag("-static-libgcc");
+    for build in ["gcc -O2 static", "gcc -O2 static-pie"]
+        .map(Build::new)
+        .iter()
+        .chain([&dynamic])
+    {
+        let exe = compile_target(&plan, build);
+        let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+        let target = Target::start(&plan, &exe, &[]);
+        target.load(&klp, &[]).result(0, "loaded");
+        assert!(is_registered(&target), "{build}");
+        target.unload(&[]).result(0, "unloaded");
+        twice(target, &klp, None);
+    }
+}
+
 /// Needs Debian's libc++-dev, libc++abi-dev and libunwind-dev of clang's version.
 #[test]
 fn exceptions_llvm() {
