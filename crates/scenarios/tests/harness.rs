@@ -61,6 +61,7 @@ fn programs_are_well_when_left_alone() {
         "rust_in_c",
         "backtrace",
         "unwinder_held",
+        "unwinder_fiber",
     ];
     for name in names {
         let plan = Plan::read(name);

@@ -108,11 +108,12 @@ fn the_caller_does_not_notice() {
 
 #[test]
 fn nobody_is_in_a_safe_place() {
-    for (place, words) in [
-        ("handler", "libgcc_s signal handler"),
-        ("unwinder", "libgcc_s _Unwind_Backtrace"),
+    for (program, place, words) in [
+        ("unwinder", "handler", "libgcc_s signal handler"),
+        ("unwinder", "unwinder", "libgcc_s _Unwind_Backtrace"),
+        ("unwinder_fiber", "", "libgcc_s unwound|thread's"),
     ] {
-        let (mut target, klp) = prepare("unwinder", &[place]);
+        let (mut target, klp) = prepare(program, &[place]);
         target.expect("old");
         let load = [
             "load",

@@ -7,7 +7,7 @@ use crate::arch;
 use crate::error::Error;
 use crate::link::{Linked, Resolver, Value};
 use crate::object::{LoadedObject, Objects};
-use crate::process::Task;
+use crate::process::{Stat, Task};
 use crate::remote::{self, Caller, Unfinished};
 use crate::state::{Purpose, Region};
 use crate::sys;
@@ -66,6 +66,9 @@ const UNWINDING: [&str; 14] = [
     "__deregister_frame_info_bases",
 ];
 
+/// Where a thread's first function is called from, in a static program.
+const THREAD_STARTS: [&str; 4] = ["clone3", "__clone3", "clone", "__clone"];
+
 /// An unwinder of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
@@ -83,6 +86,8 @@ struct Places<'a> {
     /// Entrances of an unwinder in the program itself.
     unwinding: Vec<Range<u64>>,
     allocators: Vec<&'a LoadedObject>,
+    /// Where threads begin in a static program.
+    starts: Vec<Range<u64>>,
 }
 
 /// A function of an object that others can call, or of a static program.
@@ -142,12 +147,33 @@ impl<'a> Places<'a> {
         let unwinding = UNWINDING
             .iter()
             .filter_map(|name| function(executable, name));
+        let starts = THREAD_STARTS
+            .iter()
+            .filter(|_| executable.is_static())
+            .filter_map(|name| function(executable, name));
         let allocates = |o: &&LoadedObject| !is_libc(o) && function(o, "malloc").is_some();
         Places {
             objects,
             waiting: waiting.collect(),
             unwinding: unwinding.collect(),
+            starts: starts.collect(),
             allocators: objects.iter().filter(allocates).collect(),
+        }
+    }
+
+    /// Whether a stack that is complete began as a thread's does, and not as that of a coroutine: nobody knows how much
+    /// room there is on one of those.
+    fn is_threads(&self, frames: &[Frame]) -> bool {
+        let in_libc = |frame: &Frame| {
+            let object = self.objects.containing(frame.site());
+            object.is_some_and(is_libc)
+        };
+        match frames {
+            [.., inner, outer] => {
+                let starts = |range: &Range<u64>| range.contains(&outer.site());
+                (in_libc(inner) && in_libc(outer)) || self.starts.iter().any(starts)
+            }
+            _ => false,
         }
     }
 
@@ -374,6 +400,9 @@ impl Engine {
             return Some(("has a stack that can't be unwound beyond", last));
         }
         let frames = stack.frames.as_slice();
+        if !self.is_on_its_stack(stopped, frames, places) {
+            return Some(("is not on its thread's stack", None));
+        }
         if frames.iter().any(|frame| frame.signal) {
             return Some(("is in a signal handler", None));
         }
@@ -402,6 +431,28 @@ fn no_safe_task(pid: i32, unwinders: &[Known], why: String) -> Error {
         pid,
         object: objects.join(", "),
         why,
+    }
+}
+
+impl Engine {
+    /// Whether a task runs on the stack that it was begun with.
+    fn is_on_its_stack(&self, stopped: &Stopped, frames: &[Frame], places: &Places<'_>) -> bool {
+        let Some(outermost) = frames.last() else {
+            return false;
+        };
+        // The program's first task: its first frame is where the kernel let it begin.
+        let stat = Stat::read(&self.process.live().join("stat"));
+        let first = stat.is_some_and(|stat| {
+            (outermost.low..=outermost.high.saturating_add(16)).contains(&stat.start_stack)
+        });
+        // A thread's stack ends below its thread control block.
+        let (sp, end) = (stopped.regs.rsp, stopped.regs.fs_base);
+        let below = outermost.high <= end
+            && self
+                .process
+                .mapping_at(sp)
+                .is_ok_and(|(_, high)| sp < end && end < high);
+        first || (below && places.is_threads(frames))
     }
 }
 
