@@ -7,7 +7,7 @@ use crate::view::{Listed, Processes, Shown, Status, Transitioned};
 use indicatif::{ProgressBar, ProgressStyle};
 use livegraft_patchfile::{Info, Input, Patch, Target, TargetElf};
 use livegraft_process::engine::Progress;
-use livegraft_process::{Engine, Method, Options, Report, process};
+use livegraft_process::{Engine, Method, Options, Report, process, symbolfile};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -194,6 +194,21 @@ pub fn check(
     let patch = parse(path)?;
     let check = Engine::examine_closely(pid)?.check(&patch, &name, entry, together, sample)?;
     Ok(Shown::Checked(Checked::new(&name, pid, &check)))
+}
+
+pub fn symbols(path: &Path, pid: i32, for_perf: bool, output: &Path) -> Outcome {
+    let (name, patch) = (name_of(path)?, parse(path)?);
+    let code = Engine::inspect(pid)?.patch_code(&patch, &name)?;
+    let bytes = if for_perf {
+        symbolfile::perf_map(&code).into_bytes()
+    } else {
+        symbolfile::elf(&code)
+    };
+    fs::write(output, bytes).map_err(Failure::file(output))?;
+    Ok(Shown::Symbols {
+        path: output.to_owned(),
+        functions: code.functions.len(),
+    })
 }
 
 pub fn list(pid: Option<i32>) -> Outcome {

@@ -101,6 +101,19 @@ enum Command {
         #[command(flatten)]
         process: ProcessArg,
     },
+    /// Write down where a loaded patch's functions lie, for perf or gdb
+    Symbols {
+        /// The patch file that was loaded
+        patch: PathBuf,
+        #[command(flatten)]
+        process: ProcessArg,
+        /// For which tool
+        #[arg(long = "for", value_enum)]
+        tool: ToolArg,
+        /// The file; perf looks for /tmp/perf-PID.map, gdb is told with `add-symbol-file FILE`
+        #[arg(short, long)]
+        output: PathBuf,
+    },
     /// Take up a transition that an interrupted or timed out command left open
     Resume {
         #[command(flatten)]
@@ -164,6 +177,12 @@ struct TogetherArg {
 enum OnTimeoutArg {
     Reverse,
     Leave,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ToolArg {
+    Perf,
+    Gdb,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -255,6 +274,12 @@ fn main() -> ExitCode {
             let entry = entry.map(Method::from);
             commands::check(patch, process.pid, entry, together.together, *sample)
         }
+        Command::Symbols {
+            patch,
+            process,
+            tool,
+            output,
+        } => commands::symbols(patch, process.pid, *tool == ToolArg::Perf, output),
         Command::List { pid } => commands::list(*pid),
         Command::Status { process } => commands::status(process.pid),
         Command::Resume {

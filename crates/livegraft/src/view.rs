@@ -20,6 +20,7 @@ pub enum Shown {
     Info(Box<Info>),
     Transition(Transitioned),
     NothingOpen { pid: i32 },
+    Symbols { path: PathBuf, functions: usize },
     List(Processes),
     Status(Status),
     Checked(Checked),
@@ -538,6 +539,9 @@ impl Shown {
                     "No transition is open in process {pid}; there is nothing to take up."
                 )
             }
+            Shown::Symbols { path, functions } => {
+                writeln!(f, "{functions} functions are in {}.", path.display())
+            }
             Shown::List(list) => write!(f, "{list}"),
             Shown::Status(status) => write!(f, "{status}"),
             Shown::Checked(checked) => write!(f, "{checked}"),
@@ -554,6 +558,9 @@ impl Shown {
             Shown::Transition(transitioned) => serde_json::to_string(transitioned),
             Shown::NothingOpen { pid } => {
                 Ok(serde_json::json!({"pid": pid, "result": "nothing-open"}).to_string())
+            }
+            Shown::Symbols { path, functions } => {
+                Ok(serde_json::json!({"output": path, "functions": functions}).to_string())
             }
             Shown::List(list) => serde_json::to_string(list),
             Shown::Status(status) => serde_json::to_string(status),

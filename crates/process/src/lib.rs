@@ -18,6 +18,7 @@ pub mod space;
 pub mod stack;
 pub mod state;
 pub mod suspended;
+pub mod symbolfile;
 pub mod symbolize;
 pub mod sys;
 pub mod tracer;

@@ -56,6 +56,7 @@ fn programs_are_well_when_left_alone() {
         "unwinder",
         "cancel",
         "cpp",
+        "burner",
         "symbols",
         "rust_in_rust",
         "rust_in_c",

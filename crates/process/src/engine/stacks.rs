@@ -3,12 +3,16 @@
 use super::Engine;
 use crate::arch;
 use crate::error::Error;
+use crate::link::{self, Layout};
 use crate::object::Mapping;
 use crate::stack::{Hit, MOST_HITS};
 use crate::state::{Image, Purpose};
+use crate::symbolfile::PatchCode;
 use crate::symbolize::{Place, Symbolizer};
 use crate::sys::Registers;
 use crate::unwind::{Module, Stack, Unwinder};
+use livegraft_model::Refusal;
+use livegraft_patchfile::Patch;
 
 /// A deeper stack is not unwound to its end, and so none of its words is taken for dead.
 pub(super) const MOST_FRAMES: usize = 1000;
@@ -96,6 +100,23 @@ impl Engine {
             self.maps.clone(),
             places,
         ))
+    }
+
+    /// Where a patch lies, for tools that can't see it by themselves.
+    ///
+    /// # Errors
+    /// [`Refusal::NotLoaded`]: this very file is not in the process.
+    pub fn patch_code(&self, patch: &Patch, name: &str) -> Result<PatchCode, Error> {
+        let mut images = self.state.images.iter();
+        let image = images.rfind(|image| image.digest == patch.digest);
+        let image = image.ok_or_else(|| Refusal::NotLoaded(name.to_owned()))?;
+        let layout = Layout::of(patch)?;
+        let module = self.modules_of(image).into_iter().next();
+        Ok(PatchCode {
+            text: image.start..image.start.saturating_add(layout.text_size),
+            functions: link::functions_at(patch, &layout, image.start),
+            eh_frame: module.map(|module| (module.eh_frame.1, module.eh_frame.0)),
+        })
     }
 
     /// The functions of a patch, told from each other by its call frame information.

@@ -170,6 +170,13 @@ fn placed(layout: &Layout, base: u64, symbol: &Symbol) -> Option<u64> {
     }
 }
 
+/// Name and range (avma) of the functions of a patch that lies at `base`, in the order of their addresses.
+pub fn functions_at(patch: &Patch, layout: &Layout, base: u64) -> Vec<(String, Range<u64>)> {
+    let placed = |symbol| placed(layout, base, symbol);
+    let symbols: Vec<Option<u64>> = patch.symbols.iter().map(placed).collect();
+    functions(patch, &symbols).0
+}
+
 type Functions = (Vec<(String, Range<u64>)>, Vec<Option<usize>>);
 
 /// The patch's functions by address, and for each symbol which of them it is.
