@@ -1,7 +1,7 @@
 // A C++ program and a patch in C++, with templates, virtual functions, static members, static local variables.
 //
 //# target: gcc,clang -O2 pie,no-pie
-//# patch: gcc,clang -O2,-O0 pic
+//# patch: gcc,clang -O2 pic
 //# source: work.cc
 //# link: -lstdc++
 #include "scn.h"
