@@ -93,9 +93,13 @@ pub enum Error {
     },
     /// Coroutines, and a large process.
     #[error(
-        "code of process {pid} may sleep on stacks anywhere in its {mib} MiB of memory, and at most {limit} MiB can be looked through while tasks stand still"
+        "{object} {how}, so code may sleep on stacks anywhere in the {mib} MiB that process {pid} has written to, and at most {limit} MiB can be looked through while tasks stand still"
     )]
     TooMuchMemory {
+        /// Which object.
+        object: String,
+        /// What says so.
+        how: String,
         /// The target.
         pid: i32,
         /// How much it has, in MiB.

@@ -9,20 +9,18 @@
 use crate::arch::{self, Resume};
 use crate::memory::Memory;
 use crate::object::{Mapping, Suspended};
+use crate::pages::PageMap;
 use crate::stack::{Hit, MOST_HITS, Ranges};
 use crate::unwind::{Registers, Stack};
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// More writable memory is not looked through while tasks stand still: 4 ms for each 16 MiB.
 pub const MOST_MEMORY: u64 = 64 << 20;
 /// More places that may be a suspended stack's are not unwound.
 const MOST_CANDIDATES: usize = 10_000;
-const PAGE: u64 = arch::PAGE;
 const RSP: usize = 7;
 
 /// The writable memory of a process, as it was read.
@@ -32,55 +30,32 @@ pub struct Snapshot {
     runs: Vec<(u64, Vec<u8>)>,
 }
 
-/// How much there is to be read, before it is.
+/// What there is to be read of these mappings: what was written to, and all of what is shared, since others may have
+/// written to that.
 ///
 /// # Errors
 /// When /proc can't be read.
-pub fn writable(task_dir: &Path, maps: &[Mapping]) -> io::Result<Vec<Range<u64>>> {
-    let pagemap = File::open(task_dir.join("pagemap"))?;
+pub fn written<'a>(
+    task_dir: &Path,
+    maps: impl Iterator<Item = &'a Mapping>,
+) -> io::Result<Vec<Range<u64>>> {
+    let pagemap = PageMap::open(task_dir)?;
     let mut runs: Vec<Range<u64>> = Vec::new();
-    for mapping in maps.iter().filter(|m| m.write && m.read && !is_device(m)) {
+    for mapping in maps.filter(|mapping| mapping.write && mapping.read) {
+        let range = mapping.start..mapping.end;
         if mapping.shared {
-            // Pages of a file may hold anything without being in this process's page table.
-            runs.push(mapping.start..mapping.end);
+            runs.push(range);
             continue;
         }
-        populated(&pagemap, mapping, &mut runs)?;
+        pagemap.written(range, &mut |range| -> io::Result<()> {
+            match runs.last_mut() {
+                Some(run) if run.end == range.start => run.end = range.end,
+                _ => runs.push(range),
+            }
+            Ok(())
+        })?;
     }
     Ok(runs)
-}
-
-/// Memory of a device is no stack, and reading it may do things.
-fn is_device(mapping: &Mapping) -> bool {
-    let path = mapping.path.as_deref();
-    path.is_some_and(|path| {
-        path.starts_with("/dev") && !path.starts_with("/dev/shm") && path != Path::new("/dev/zero")
-    })
-}
-
-/// The pages of a private mapping that somebody has written to or read (Documentation/admin-guide/mm/pagemap.rst).
-fn populated(pagemap: &File, mapping: &Mapping, runs: &mut Vec<Range<u64>>) -> io::Result<()> {
-    const PRESENT_OR_SWAPPED: u64 = 3 << 62;
-    let mut entries = vec![0; 64 * 1024];
-    let mut at = mapping.start;
-    while at < mapping.end {
-        let pages = ((mapping.end - at) / PAGE).min(entries.len() as u64 / 8);
-        let wanted = entries.get_mut(..pages as usize * 8).unwrap_or_default();
-        if wanted.is_empty() {
-            break;
-        }
-        pagemap.read_exact_at(wanted, at / PAGE * 8)?;
-        for entry in wanted.chunks_exact(8) {
-            if word(entry) & PRESENT_OR_SWAPPED != 0 {
-                match runs.last_mut() {
-                    Some(run) if run.end == at => run.end += PAGE,
-                    _ => runs.push(at..at + PAGE),
-                }
-            }
-            at += PAGE;
-        }
-    }
-    Ok(())
 }
 
 fn word(bytes: &[u8]) -> u64 {

@@ -249,7 +249,7 @@ impl Engine {
     }
 
     /// Whether a mapping is neither anonymous nor a file's; by its name where we may not ask.
-    fn is_device(&self, mapping: &Mapping) -> bool {
+    pub(super) fn is_device(&self, mapping: &Mapping) -> bool {
         let path = mapping.path.as_deref();
         if mapping.inode == 0 {
             return false;

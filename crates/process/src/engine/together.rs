@@ -99,7 +99,7 @@ impl Engine {
         let Some(switching) = self.switching(objects)? else {
             return Ok(());
         };
-        let (object, how) = (switching.object, switching.how);
+        let (object, how) = (switching.object.clone(), switching.how.clone());
         if switching.is_go {
             return Err(Error::Goroutines { object, how });
         }
@@ -107,21 +107,28 @@ impl Engine {
         if tasks > 1 && !self.together {
             return Err(Error::ForeignStacks { object, how, tasks });
         }
-        self.bounded(&self.writable()?)?;
-        Ok(())
+        self.bounded(&switching, &self.writable()?)
     }
 
     fn writable(&self) -> Result<Vec<Range<u64>>, Error> {
         let live = self.process.live();
-        let maps = crate::object::read_mappings(&live);
-        maps.and_then(|maps| suspended::writable(&live, &maps))
-            .map_err(|_| Error::Exited(self.process.pid))
+        let read = || {
+            let maps = crate::object::read_mappings(&live)?;
+            // Memory of a device is no stack, and reading it may do things.
+            suspended::written(
+                &live,
+                maps.iter().filter(|mapping| !self.is_device(mapping)),
+            )
+        };
+        read().map_err(|_| Error::Exited(self.process.pid))
     }
 
-    fn bounded(&self, ranges: &[Range<u64>]) -> Result<(), Error> {
+    fn bounded(&self, switching: &Switching, ranges: &[Range<u64>]) -> Result<(), Error> {
         let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
         match bytes > suspended::MOST_MEMORY {
             true => Err(Error::TooMuchMemory {
+                object: switching.object.clone(),
+                how: switching.how.clone(),
                 pid: self.process.pid,
                 mib: bytes >> 20,
                 limit: suspended::MOST_MEMORY >> 20,
@@ -288,7 +295,7 @@ impl Engine {
         to: UniverseId,
     ) -> Result<Option<Held>, Error> {
         let ranges = self.writable()?;
-        self.bounded(&ranges)?;
+        self.bounded(switching, &ranges)?;
         let snapshot = Snapshot::read(self.memory(), &ranges);
         let looked_at: Vec<Range<u64>> = seen.iter().map(|seen| seen.own.clone()).collect();
         let guard = seen.iter().find_map(|seen| {
