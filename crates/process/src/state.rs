@@ -207,6 +207,10 @@ pub struct Image {
     pub eh_frames: Vec<(u64, u64)>,
     /// The unwinders that know it: the functions that it was registered through.
     pub unwinders: Vec<u64>,
+    /// Begins of the regions in which they keep notes about it.
+    pub notes: Vec<u64>,
+    /// They are being told to forget it; when nobody is at that, it is not known whether they have.
+    pub forgetting: bool,
     /// Its functions.
     pub functions: Vec<ImageFunction>,
 }

@@ -85,6 +85,46 @@ fn the_unwinder_comes_later() {
     target.finish();
 }
 
+/// The unwinder forgets a patch before its memory goes; then another one can come to the same place.
+#[test]
+fn what_is_freed_is_forgotten() {
+    let (mut target, klp) = prepare("unwinder", &["nanosleep"]);
+    for _ in 0..3 {
+        target.load(&klp, &[]).result(0, "loaded");
+        assert!(is_registered(&target));
+        target.expect("new");
+        target.unload(&[]).result(0, "unloaded");
+        target.expect("old");
+        target.livegraft(&["free", "--stop", "5s"], &[]).done();
+        assert!(!is_registered(&target));
+        target.expect("old");
+        target.assert_clean();
+    }
+    target.finish();
+}
+
+/// Where exceptions have been thrown meanwhile, the unwinder has an index of the patch's call frame information, and that
+/// is seen: the patch stays, and nothing that is thrown gets lost.
+#[test]
+fn free_among_exceptions() {
+    for build in ["gcc -O2 pie", "gcc -O2 static"].map(Build::new) {
+        let plan = Plan::read("exceptions");
+        let exe = compile_target(&plan, &build);
+        let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+        let mut target = Target::start(&plan, &exe, &[]);
+        for _ in 0..3 {
+            target.load(&klp, &[]).result(0, "loaded");
+            target.expect("new");
+            target.unload(&[]).result(0, "unloaded");
+            target.expect("old");
+            let freed = target.livegraft(&["free", "--stop", "5s"], &[]);
+            assert_eq!(is_registered(&target), freed.code == 1, "{freed}");
+            target.expect("old");
+        }
+        target.finish();
+    }
+}
+
 /// The task that calls a function for us goes on as if nothing had happened, whatever it was doing.
 #[test]
 fn the_caller_does_not_notice() {

@@ -9,7 +9,7 @@ use crate::link::{Linked, Resolver, Value};
 use crate::object::{LoadedObject, Objects};
 use crate::process::{Stat, Task};
 use crate::remote::{self, Caller, Unfinished};
-use crate::state::{Purpose, Region};
+use crate::state::{Purpose, Region, State};
 use crate::sys;
 use crate::tracer::{Stopped, Stopping};
 use crate::unwind::Frame;
@@ -76,7 +76,12 @@ struct Known {
     object: String,
     /// Address of the function that registers a section.
     function: u64,
+    /// And of that which takes it back.
+    forget: Option<u64>,
 }
+
+/// Which unwinders have been told, and where they keep notes.
+pub(super) type Told = (Vec<u64>, Vec<u64>);
 
 /// The objects in whose code a task must not be, by what they are.
 struct Places<'a> {
@@ -130,9 +135,14 @@ fn unwinders(objects: &Objects) -> Vec<Known> {
             // LLVM's has functions of libgcc's names that do nothing, or something else.
             let is_llvm = llvm.is_some() || function(object, "__unw_getcontext").is_some();
             let gcc = || function(object, "__register_frame_info").filter(|_| !is_llvm);
+            let forget = match is_llvm {
+                true => "__unw_remove_dynamic_eh_frame_section",
+                false => "__deregister_frame_info",
+            };
             Some(Known {
                 object: object.name().to_owned(),
                 function: llvm.or_else(gcc)?.start,
+                forget: function(object, forget).map(|range| range.start),
             })
         })
         .collect()
@@ -222,7 +232,8 @@ impl<'a> Places<'a> {
 }
 
 impl Engine {
-    /// Tells the program's unwinders of a new patch, before any task can run its code; returns who has been told.
+    /// Tells the program's unwinders of a new patch, before any task can run its code; returns who has been told, and where
+    /// they keep notes about it.
     ///
     /// # Errors
     /// As [`Engine::register_again`].
@@ -232,7 +243,7 @@ impl Engine {
         linked: &Linked,
         block: &Range<u64>,
         regions: &[Region],
-    ) -> Result<Vec<u64>, Error> {
+    ) -> Result<Told, Error> {
         let of_patch = |region: &&Region| block.contains(&region.start);
         let keep: Vec<Region> = regions.iter().filter(of_patch).copied().collect();
         let sections = linked
@@ -256,13 +267,14 @@ impl Engine {
                 continue;
             };
             let (sections, told) = (image.eh_frames.clone(), image.unwinders.clone());
-            let now = self.register(objects, &sections, &told, &[])?;
+            let (now, notes) = self.register(objects, &sections, &told, &[])?;
             if now.is_empty() {
                 continue;
             }
             let image = self.state.images.iter_mut().find(|image| image.id == id);
             if let Some(image) = image {
                 image.unwinders.extend(now);
+                image.notes.extend(notes);
             }
             self.commit()?;
         }
@@ -276,7 +288,7 @@ impl Engine {
         sections: &[(u64, u64)],
         told: &[u64],
         keep: &[Region],
-    ) -> Result<Vec<u64>, Error> {
+    ) -> Result<Told, Error> {
         let mut untold = unwinders(objects);
         untold.retain(|unwinder| !told.contains(&unwinder.function));
         let sections: Vec<u64> = sections
@@ -285,7 +297,7 @@ impl Engine {
             .map(|&(start, _)| start)
             .collect();
         if untold.is_empty() || sections.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Told::default());
         }
         self.prepare_unwinds()?;
         let notes = (untold.len() as u64).saturating_mul(sections.len() as u64);
@@ -294,64 +306,119 @@ impl Engine {
         self.state.regions.push(region);
         self.commit()?;
         self.map(&[region])?;
-        let told = self.tell(objects, &untold, &sections, &region, keep);
-        if matches!(told, Err(Error::NoSafeTask { .. })) {
+        let mut calls = Vec::new();
+        let mut note = region.start;
+        for unwinder in &untold {
+            for &section in &sections {
+                calls.push((unwinder, unwinder.function, [section, note, 0, 0, 0, 0]));
+                note = note.saturating_add(NOTE);
+            }
+        }
+        // What is registered must stay, whatever becomes of us and of the load. Recorded before it is done.
+        let kept: Vec<u64> = keep.iter().chain([&region]).map(|r| r.start).collect();
+        let called = self.call_each(objects, &calls, &mut |state, told| {
+            for region in &mut state.regions {
+                region.reachable |= kept.contains(&region.start);
+            }
+            told.extend(&kept);
+        });
+        if matches!(called, Err(Error::NoSafeTask { .. })) {
             self.unmap(&[region])?;
             self.state.regions.retain(|r| r.start != region.start);
             self.commit()?;
         }
-        told
+        called?;
+        let told = untold.iter().map(|unwinder| unwinder.function).collect();
+        Ok((told, Vec::from([region.start])))
     }
 
-    /// Makes a task call each unwinder for each section, as soon as there is one that can.
-    fn tell(
+    /// Has the unwinders forget a patch whose memory is to go. `Some`: they may still know it, and why.
+    ///
+    /// # Errors
+    /// [`Error::Exited`], and when the process can't be read.
+    pub(super) fn unregister(&mut self, id: PatchId) -> Result<Option<String>, Error> {
+        let Some(image) = self.state.image(id).cloned() else {
+            return Ok(None);
+        };
+        let name = "the program's unwinder knows its call frame information";
+        if image.forgetting {
+            return Ok(Some(format!("{name}, for all that is recorded")));
+        }
+        let objects = self.objects()?;
+        // One that is not there any more knows nothing.
+        let mut known = unwinders(&objects);
+        known.retain(|unwinder| image.unwinders.contains(&unwinder.function));
+        let mut calls = Vec::new();
+        for unwinder in &known {
+            let Some(forget) = unwinder.forget else {
+                return Ok(Some(format!("{name}, and has no way to forget it")));
+            };
+            let sections = image.eh_frames.iter().filter(|(start, end)| start < end);
+            calls.extend(sections.map(|&(at, _)| (unwinder, forget, [at, 0, 0, 0, 0, 0])));
+        }
+        let forgetting = |state: &mut State, forgetting: bool| {
+            let image = state.images.iter_mut().find(|image| image.id == id);
+            if let Some(image) = image {
+                image.forgetting = forgetting;
+            }
+        };
+        if !calls.is_empty() {
+            match self.call_each(&objects, &calls, &mut |state, _| forgetting(state, true)) {
+                Ok(()) => forgetting(&mut self.state, false),
+                Err(error @ (Error::NoSafeTask { .. } | Error::NotRegistered { .. })) => {
+                    return Ok(Some(format!("{name} ({error})")));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Has a task make calls of unwinders' functions, as soon as there is one that can. `record` changes what is recorded
+    /// before the first of them.
+    fn call_each(
         &mut self,
         objects: &Objects,
-        unwinders: &[Known],
-        sections: &[u64],
-        notes: &Region,
-        keep: &[Region],
-    ) -> Result<Vec<u64>, Error> {
+        calls: &[(&Known, u64, [u64; 6])],
+        record: &mut dyn FnMut(&mut State, &mut Vec<u64>),
+    ) -> Result<(), Error> {
         let errno = errno_offset(objects, &self.process.memory);
-        let stopped = self.safe_task(objects, unwinders)?;
+        let mut unwinders: Vec<&Known> = calls.iter().map(|&(unwinder, ..)| unwinder).collect();
+        unwinders.dedup();
+        let stopped = self.safe_task(objects, &unwinders)?;
         let (pid, tid) = (self.process.pid, stopped.tid);
         let caller = Caller::new(&self.process, &self.gadgets, stopped, errno);
         let mut caller = caller.map_err(|(why, stopped)| {
             drop(stopped);
-            no_safe_task(pid, unwinders, format!("task {tid}: {why}"))
+            no_safe_task(pid, &unwinders, format!("task {tid}: {why}"))
         })?;
-        // What is registered must stay, whatever becomes of us and of the load. Recorded before it is done.
-        let kept: Vec<Region> = keep.iter().chain([notes]).copied().collect();
-        for region in &mut self.state.regions {
-            region.reachable |= kept.iter().any(|other| other.start == region.start);
-        }
-        self.told.extend(kept.iter().map(|region| region.start));
+        record(&mut self.state, &mut self.told);
         if let Some(registry) = &mut self.registry {
             registry
                 .commit(&self.process.memory, &self.state)
                 .map_err(Error::io("recording"))?;
         }
-        let mut note = notes.start;
-        for unwinder in unwinders {
-            for &section in sections {
-                let called = caller.call(unwinder.function, [section, note, 0, 0, 0, 0]);
-                called.map_err(|unfinished| match unfinished {
-                    Unfinished::Gone => Error::Exited(pid),
-                    Unfinished::Late | Unfinished::Faulted(_) => Error::NotRegistered {
-                        pid,
-                        tid,
-                        object: unwinder.object.clone(),
-                        late: unfinished == Unfinished::Late,
-                    },
-                })?;
-                note = note.saturating_add(NOTE);
-            }
+        for &(unwinder, function, arguments) in calls {
+            let called = caller.call(function, arguments);
+            called.map_err(|unfinished| match unfinished {
+                Unfinished::Gone => Error::Exited(pid),
+                Unfinished::Late | Unfinished::Faulted(_) => Error::NotRegistered {
+                    pid,
+                    tid,
+                    object: unwinder.object.clone(),
+                    late: unfinished == Unfinished::Late,
+                },
+            })?;
         }
-        Ok(unwinders.iter().map(|unwinder| unwinder.function).collect())
+        Ok(())
     }
 
     /// Stops a task that is in a place where it can call a function of an unwinder.
-    fn safe_task(&mut self, objects: &Objects, unwinders: &[Known]) -> Result<Box<Stopped>, Error> {
+    fn safe_task(
+        &mut self,
+        objects: &Objects,
+        unwinders: &[&Known],
+    ) -> Result<Box<Stopped>, Error> {
         let places = Places::of(objects);
         let deadline = Instant::now() + SEARCH;
         let mut why = String::from("it has none that can be stopped");
@@ -422,7 +489,7 @@ impl Engine {
     }
 }
 
-fn no_safe_task(pid: i32, unwinders: &[Known], why: String) -> Error {
+fn no_safe_task(pid: i32, unwinders: &[&Known], why: String) -> Error {
     let objects: Vec<&str> = unwinders
         .iter()
         .map(|known| known.object.as_str())

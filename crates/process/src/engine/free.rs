@@ -163,9 +163,16 @@ impl Engine {
         let name = self.state.model.patch(id).map(|patch| patch.name.clone());
         KeptPatch {
             name: name.unwrap_or_default(),
-            bytes: self.regions_of(id).iter().map(|region| region.len).sum(),
+            bytes: self.patch_bytes(id),
             why,
         }
+    }
+
+    /// Without what unwinders keep about it.
+    fn patch_bytes(&self, id: PatchId) -> u64 {
+        let regions = self.regions_of(id).into_iter();
+        let own = regions.filter(|region| region.purpose != Purpose::Frames);
+        own.map(|region| region.len).sum()
     }
 
     fn keep_all(&self, sorted: &mut Sorted, why: &Kept) {
@@ -175,7 +182,9 @@ impl Engine {
     }
 
     fn regions_of(&self, id: PatchId) -> Vec<Region> {
-        let block = self.state.image(id).map(Image::block);
+        let image = self.state.image(id);
+        let block = image.map(Image::block);
+        let notes = image.map_or(&[][..], |image| image.notes.as_slice());
         let inside = |region: &&Region| {
             let of_patch = matches!(
                 region.purpose,
@@ -183,6 +192,7 @@ impl Engine {
             );
             let block = block.clone().unwrap_or_default();
             of_patch && block.start <= region.start && region.end() <= block.end
+                || region.purpose == Purpose::Frames && notes.contains(&region.start)
         };
         self.state.regions.iter().filter(inside).copied().collect()
     }
@@ -371,6 +381,10 @@ impl Engine {
             let gone = self.regions_of(id);
             if !gone.iter().all(|region| self.is_mapped(region)) {
                 let why = "its memory is not as livegraft mapped it".to_owned();
+                sorted.kept.push(self.kept(id, Kept::Unseen(vec![why])));
+                continue;
+            }
+            if let Some(why) = self.unregister(id)? {
                 sorted.kept.push(self.kept(id, Kept::Unseen(vec![why])));
                 continue;
             }

@@ -306,7 +306,7 @@ impl Engine {
         }
         let block = base..base.saturating_add(layout.total_size);
         // Nothing else of the load is recorded yet: what follows may take long, and may be where we end.
-        let unwinders = self.register_new(objects, &linked, &block, &plan.regions)?;
+        let (unwinders, notes) = self.register_new(objects, &linked, &block, &plan.regions)?;
         self.state.low = plan.low;
         let Plan {
             regions,
@@ -324,7 +324,7 @@ impl Engine {
         self.state.pages.retain(|&(page, _)| !again(page));
         self.state.pages.extend(pages);
         let mut image = self.image(patch, &functions, &linked, block, objects);
-        image.unwinders = unwinders;
+        (image.unwinders, image.notes) = (unwinders, notes);
         self.open_new(name, image, table, &regions)
     }
 
@@ -418,6 +418,8 @@ impl Engine {
                 .map(|range| (range.start, range.end))
                 .collect(),
             unwinders: Vec::new(),
+            notes: Vec::new(),
+            forgetting: false,
             functions,
         }
     }

@@ -268,8 +268,9 @@ impl Engine {
         let mut parts = Vec::new();
         let mut at = mapping.start;
         let mut ours: Vec<_> = self.state.regions.iter().collect();
+        // What unwinders keep about a patch goes with it, once they have been told to forget it.
         ours.retain(|region| {
-            !mapping.write
+            (!mapping.write || region.purpose == Purpose::Frames)
                 && region.purpose != Purpose::Data
                 && mapping.start <= region.start
                 && region.end() <= mapping.end
