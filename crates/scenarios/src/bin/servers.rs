@@ -25,6 +25,14 @@ const PATIENCE: &[&str] = &["--timeout", "1s"];
 fn main() -> ExitCode {
     raise_open_files();
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let names = Kind::ALL.map(|kind| kind.name());
+    if let Some(unknown) = wanted.iter().find(|name| !names.contains(&name.as_str())) {
+        eprintln!(
+            "no server is called `{unknown}`; there are {}",
+            names.join(", ")
+        );
+        return ExitCode::from(2);
+    }
     let versions = ["libc6", "libssl3"].map(version);
     println!("Under {}", versions.join(", "));
     let mut code = ExitCode::SUCCESS;
