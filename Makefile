@@ -3,7 +3,7 @@
 CARGO ?= cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all build setup demo test bench servers lint
+.PHONY: all build setup demo test bench servers old-kernels lint
 
 all: build
 
@@ -36,3 +36,7 @@ servers: build
 	@scripts/setup servers
 	@$(CARGO) build --quiet --release -p livegraft-scenarios --bin servers
 	@$(TARGET_DIR)/release/servers
+
+# Kernels of older releases, whose packages are fetched: scenarios in virtual machines.
+old-kernels: setup build
+	$(CARGO) test --release -p livegraft-scenarios --test guest -- --ignored

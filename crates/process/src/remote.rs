@@ -341,21 +341,26 @@ impl<'a> Host<'a> {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// Back to an event stop, where the kernel looks again whether a call is to be restarted.
     fn finish(&mut self) -> io::Result<()> {
         let tid = self.task.tid;
-        sys::interrupt(tid)?;
-        sys::resume(tid, 0)?;
-        loop {
-            match self.task.wait(CALL_BOUND)? {
-                Some(Stop::Event) => break,
-                Some(Stop::Signal(signal)) => sys::resume(tid, signal)?,
-                Some(Stop::Syscall | Stop::Other) => sys::resume(tid, 0)?,
-                Some(Stop::Exited) | None => return Err(io::ErrorKind::TimedOut.into()),
-            }
-        }
+        to_event_stop(&mut self.task)?;
         sys::set_signal_mask(tid, self.mask)?;
         self.task.restore()
+    }
+}
+
+/// Back to an event stop, where the kernel looks again whether a call is to be restarted.
+fn to_event_stop(task: &mut Stopped) -> io::Result<()> {
+    let tid = task.tid;
+    sys::interrupt(tid)?;
+    sys::resume(tid, 0)?;
+    loop {
+        match task.wait(CALL_BOUND)? {
+            Some(Stop::Event) => return Ok(()),
+            Some(Stop::Signal(signal)) => sys::resume(tid, signal)?,
+            Some(Stop::Syscall | Stop::Other) => sys::resume(tid, 0)?,
+            Some(Stop::Exited) | None => return Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-/// More writable memory is not looked through while tasks stand still: 4 ms for each 16 MiB.
+/// More writable memory is not looked through while tasks stand still.
 pub const MOST_MEMORY: u64 = 64 << 20;
 /// More places that may be a suspended stack's are not unwound.
 const MOST_CANDIDATES: usize = 10_000;
@@ -97,8 +97,9 @@ impl Snapshot {
         }
     }
 
-    /// Words that lie in ranges of code, as they are or hidden by `setjmp`, those in the `dead` ranges of addresses apart.
-    pub fn hits(&self, ranges: &Ranges, guard: u64, dead: &[Range<u64>]) -> Vec<Hit> {
+    /// Words that lie in ranges of code, as they are or hidden by `setjmp`; of those as they are none in the `seen` ranges
+    /// of addresses, where a task's own check has found them.
+    pub fn hits(&self, ranges: &Ranges, guard: u64, seen: &[Range<u64>]) -> Vec<Hit> {
         let mut hits = Vec::new();
         let (Some(first), Some(last)) = (
             ranges.iter().map(|range| range.after).min(),
@@ -112,7 +113,7 @@ impl Snapshot {
                 if address.wrapping_sub(first) <= span
                     && hits.len() < MOST_HITS
                     && let Some(range) = ranges.find(address)
-                    && !dead.iter().any(|range| range.contains(&at))
+                    && (address != word || !seen.iter().any(|range| range.contains(&at)))
                 {
                     hits.push(Hit {
                         address,
@@ -261,8 +262,13 @@ impl Finder<'_> {
 
     /// `setjmp`: rbx, rbp, r12 to r15, rsp and pc, some of them hidden by the C library (sysdeps/x86_64/setjmp.S).
     fn jmp_buf(&self, at: u64, word: u64, reach: &Reach) -> Option<Candidate> {
-        let pc = self.snapshot.word(at.checked_add(8)?)?;
         let hidden = |word: u64| shown(word, self.guard);
+        let leads_to_stack =
+            reach.has_stack(hidden(word)) || self.plain_jumps && reach.has_stack(word);
+        if !leads_to_stack && !reach.is_hit(at.checked_add(8)?) {
+            return None;
+        }
+        let pc = self.snapshot.word(at.checked_add(8)?)?;
         let as_is = |word: u64| word;
         let plain: &dyn Fn(u64) -> u64 = if reach.has(hidden(word), hidden(pc)) {
             &hidden
@@ -296,6 +302,10 @@ struct Reach {
     /// The mappings in which they lie.
     around: Vec<Range<u64>>,
     addresses: BTreeSet<u64>,
+    /// Where they lie.
+    places: BTreeSet<u64>,
+    /// From the first of those places to the last.
+    span: Range<u64>,
 }
 
 impl Reach {
@@ -307,7 +317,19 @@ impl Reach {
         let around = maps.iter().filter(has_hit);
         let around = around.map(|mapping| mapping.start..mapping.end).collect();
         let addresses = hits.iter().map(|hit| hit.address).collect();
-        Reach { around, addresses }
+        let places: BTreeSet<u64> = hits.iter().filter_map(|hit| hit.stack).collect();
+        let first = places.first().copied().unwrap_or(0);
+        let end = places.last().map_or(0, |last| last + 1);
+        Reach {
+            around,
+            addresses,
+            places,
+            span: first..end,
+        }
+    }
+
+    fn is_hit(&self, at: u64) -> bool {
+        self.span.contains(&at) && self.places.contains(&at)
     }
 
     fn has_stack(&self, low: u64) -> bool {

@@ -92,14 +92,14 @@ fn linux_6_12_told_not_to_use_fsgsbase() {
 
 /// The kernel of Debian 11, for which another release's lists of packages are fetched.
 #[test]
-#[ignore = "run it by hand"]
+#[ignore = "make old-kernels"]
 fn linux_5_10() {
     under("5.10", Processor::Fsgsbase);
 }
 
 /// See above.
 #[test]
-#[ignore = "run it by hand"]
+#[ignore = "make old-kernels"]
 fn linux_5_10_on_an_old_processor() {
     under("5.10", Processor::Old);
 }

@@ -417,6 +417,7 @@ impl Assembly for Meetings<'_> {
     fn meet(&mut self, judge: &mut JudgeAll<'_>) -> Result<Option<Verdict>, Error> {
         let began = Instant::now();
         let Some(all) = self.gather()? else {
+            self.pause = self.pause.max(began.elapsed() * SHARE);
             return Ok(None);
         };
         let (mut members, mut seen) = (Vec::with_capacity(all.len()), Vec::new());
@@ -473,8 +474,7 @@ impl Assembly for Meetings<'_> {
         if left == Some(Duration::ZERO) {
             return Ok(Pause::Expired);
         }
-        let pause = self.pause.min(LONGEST_PAUSE.max(self.pause));
-        std::thread::sleep(left.unwrap_or(pause).min(pause));
+        std::thread::sleep(left.unwrap_or(self.pause).min(self.pause));
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(Pause::GoOn)
     }

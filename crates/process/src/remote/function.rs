@@ -6,7 +6,7 @@
 //!
 //! Which task may call what is for the caller to know: one that holds a lock which the function takes never returns.
 
-use super::{CALL_BOUND, Gadgets, MOST_STOPS, prepare};
+use super::{CALL_BOUND, Gadgets, MOST_STOPS, prepare, to_event_stop};
 use crate::arch;
 use crate::process::Process;
 use crate::sys::{self, Stop};
@@ -145,16 +145,7 @@ impl<'a> Caller<'a> {
     /// Back to an event stop, where the kernel looks again whether a call is to be restarted, and to all that was.
     fn finish(&mut self) -> io::Result<()> {
         let tid = self.task.tid;
-        sys::interrupt(tid)?;
-        sys::resume(tid, 0)?;
-        loop {
-            match self.task.wait(CALL_BOUND)? {
-                Some(Stop::Event) => break,
-                Some(Stop::Signal(signal)) => sys::resume(tid, signal)?,
-                Some(Stop::Syscall | Stop::Other) => sys::resume(tid, 0)?,
-                Some(Stop::Exited) | None => return Err(io::ErrorKind::TimedOut.into()),
-            }
-        }
+        to_event_stop(&mut self.task)?;
         if let Some((at, value)) = &self.errno {
             self.process.memory.write(*at, value)?;
         }

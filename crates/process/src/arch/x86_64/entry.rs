@@ -1,5 +1,6 @@
 //! Redirecting the first bytes of a function: what is written, and what of it moves elsewhere.
 
+use super::flow::last;
 use iced_x86::{
     BlockEncoder, BlockEncoderOptions, Code, Decoder, DecoderOptions, FlowControl, Instruction,
     InstructionBlock, Mnemonic, OpKind,
@@ -364,9 +365,7 @@ pub fn padding_after(site: &Site<'_>) -> Option<(u64, [u8; CLAIM])> {
 /// Whether this code runs on behind its last byte, as far as that can be told: a call may be of a function that does not
 /// return.
 fn runs_on(start: u64, code: &[u8]) -> bool {
-    let last = Decoder::with_ip(64, code, start, DecoderOptions::NONE)
-        .into_iter()
-        .last();
+    let last = last(start, code);
     last.is_none_or(|last| {
         matches!(
             last.flow_control(),
@@ -378,9 +377,7 @@ fn runs_on(start: u64, code: &[u8]) -> bool {
 /// Whether nothing gets behind the last byte of this code: it ends with a jump, a return, or what faults.
 pub fn ends(start: u64, code: &[u8]) -> bool {
     let end = start.saturating_add(code.len() as u64);
-    let last = Decoder::with_ip(64, code, start, DecoderOptions::NONE)
-        .into_iter()
-        .last();
+    let last = last(start, code);
     last.is_some_and(|last| {
         last.next_ip() == end
             && matches!(
@@ -422,9 +419,7 @@ pub fn tail_targets(start: u64, code: &[u8]) -> Vec<u64> {
 /// and pointers to functions lie on many stacks.
 pub fn last_return_address(start: u64, code: &[u8]) -> u64 {
     let end = start.saturating_add(code.len() as u64);
-    let last = Decoder::with_ip(64, code, start, DecoderOptions::NONE)
-        .into_iter()
-        .last();
+    let last = last(start, code);
     let ends_without_call = last.is_some_and(|last| {
         !last.is_invalid()
             && last.next_ip() == end

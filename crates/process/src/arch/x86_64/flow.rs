@@ -182,12 +182,17 @@ pub fn refers(start: u64, code: &[u8], place: u64, target: u64) -> bool {
     false
 }
 
+/// The last instruction of code that is decoded from its begin.
+pub(super) fn last(start: u64, code: &[u8]) -> Option<Instruction> {
+    Decoder::with_ip(64, code, start, DecoderOptions::NONE)
+        .into_iter()
+        .last()
+}
+
 /// Whether code, decoded from its begin, ends with a call: then its end is a return address.
 pub fn ends_with_call(start: u64, code: &[u8]) -> bool {
     let end = start.wrapping_add(code.len() as u64);
-    let last = Decoder::with_ip(64, code, start, DecoderOptions::NONE)
-        .into_iter()
-        .last();
+    let last = last(start, code);
     last.is_some_and(|last| {
         last.next_ip() == end
             && matches!(
