@@ -1,6 +1,6 @@
 //! Looks at a process from outside: mappings, text, tasks.
 
-use crate::sys;
+use crate::sys::{self, Uprobe};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A line of /proc/PID/maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,16 @@ fn live(pid: i32) -> PathBuf {
     let tasks = tasks(pid).into_iter();
     let mut dirs = tasks.map(|tid| process.join(format!("task/{tid}")));
     dirs.find(|dir| !is_dead(dir)).unwrap_or(process)
+}
+
+/// Takes a uprobe out, and waits until its byte has left the text: the kernel does that some time after the close.
+pub fn remove(probe: std::io::Result<Uprobe>, pid: i32, address: u64) {
+    drop(probe);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while read(pid, address, 1) == [0xcc] {
+        assert!(Instant::now() < deadline, "the uprobe stays");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A process' mappings now.

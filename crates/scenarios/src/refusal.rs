@@ -161,14 +161,14 @@ fn refuse_load(plan: &Plan, target: &Target, klp: &Path, words: &str) {
             );
         }
         Some("uprobe") => {
-            let (offset, _) = inspect::function(target.pid(), target.exe(), "answer");
+            let (offset, address) = inspect::function(target.pid(), target.exe(), "answer");
             let set = Uprobe::set(target.exe(), offset, target.pid());
             if require(
                 "uprobes (CONFIG_UPROBES, and the right to set them)",
                 set.is_ok(),
             ) {
                 refused(&load);
-                drop(set);
+                inspect::remove(set, target.pid(), address);
             }
         }
         Some("trace") => {

@@ -30,15 +30,6 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
-/// The kernel takes a uprobe out of the text some time after it was closed.
-fn wait_until_gone(target: &Target, address: u64) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while inspect::read(target.pid(), address, 1) == [0xcc] {
-        assert!(Instant::now() < deadline, "the uprobe stays");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 const SWAP: &[&str] = &["--entry", "swap"];
 /// What a refusal says of a byte that is not ours.
 const FOREIGN: &str = "breakpoint|uprobe|changed";
@@ -94,8 +85,7 @@ fn uprobe_on_the_page_before_a_load() {
         both_ways(&load, None, FOREIGN);
         target.expect("old");
         assert_eq!(target.ask("quiet"), "old");
-        drop(probe);
-        wait_until_gone(&target, address);
+        inspect::remove(probe, target.pid(), address);
         target.load(&klp, SWAP).result(0, "loaded");
         target.expect("low");
         target.unload(&[]).result(0, "unloaded");
@@ -464,8 +454,7 @@ fn uprobe_on_a_redirected_entry() {
         assert!(["old", "new"].contains(&target.ask("spare").as_str()));
         assert!(!intact(&target));
         check(&target.unload(&[]), FOREIGN);
-        drop(set);
-        wait_until_gone(&target, address);
+        inspect::remove(set, target.pid(), address);
         target.livegraft(&["resume"], &[]).done();
         assert!(intact(&target));
         assert_eq!(target.ask("spare"), "new");
