@@ -1,0 +1,1 @@
+//! Which compiler calls a build makes, and how to make them again.

@@ -1,0 +1,1 @@
+//! What changed between two objects of one source file, function by function.

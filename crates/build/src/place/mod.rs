@@ -1,0 +1,1 @@
+//! Where an object lies in a binary, proven.
