@@ -1,8 +1,8 @@
 // A C program that has loaded the unwinder. Only one of its tasks can be in a place where it can call a function, and it
 // must not notice: no call ends early or with EINTR, no register changes.
 //
-// Argument: what that task does (see `works`). The other one reads commands in a signal handler. With "handler"
-// or "unwinder" there is no such task.
+// Argument: what that task does (see `works`). The other one reads commands in a signal handler that interrupted the C
+// library. With "unwinder", or the name of an interruption (see `interruptions`), there is only one task.
 //
 //# target: gcc -O2 pie
 //# link: -Wl,--no-as-needed -lgcc_s
@@ -157,6 +157,58 @@ static void handler(int signal)
 	scn_serve();
 }
 
+// Whom a handler interrupts that never returns.
+static void in_raise(void)
+{
+	raise(SIGUSR1);
+}
+static void in_select(void)
+{
+	struct timeval time = { 100, 0 };
+	alarm(1);
+	select(0, NULL, NULL, NULL, &time);
+}
+static void in_sigprocmask(void)
+{
+	sigset_t signals;
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+	kill(getpid(), SIGUSR1);
+	sigprocmask(SIG_UNBLOCK, &signals, NULL);
+}
+static void in_program(void)
+{
+	alarm(1);
+	for (;;)
+		BARRIER();
+}
+static int compare(const void *one, const void *other)
+{
+	in_program();
+	return one < other;
+}
+static void in_qsort(void)
+{
+	int numbers[] = { 1, 2, 3 };
+	qsort(numbers, 3, sizeof numbers[0], compare);
+}
+static void on_another_stack(void)
+{
+	static char room[1 << 18];
+	sigaltstack(&(stack_t){ .ss_sp = room, .ss_size = sizeof room }, NULL);
+	sigaction(SIGALRM, &(struct sigaction){ .sa_handler = handler, .sa_flags = SA_ONSTACK }, NULL);
+	in_program();
+}
+
+static const struct {
+	const char *name;
+	void (*interrupted)(void);
+} interruptions[] = {
+	{ "raise", in_raise },	   { "select-interrupted", in_select }, { "sigprocmask", in_sigprocmask },
+	{ "program", in_program }, { "qsort", in_qsort },		{ "altstack", on_another_stack },
+};
+
 static _Unwind_Reason_Code frame(struct _Unwind_Context *context, void *argument)
 {
 	(void)context, (void)argument;
@@ -177,9 +229,11 @@ int main(int count, char **arguments)
 	epoll = epoll_create1(0);
 	sem_init(&semaphore, 0, 0);
 	signal(SIGUSR1, handler);
+	signal(SIGALRM, handler);
 	chosen = -1;
-	if (!strcmp(name, "handler"))
-		raise(SIGUSR1);
+	for (size_t i = 0; i < sizeof interruptions / sizeof interruptions[0]; i++)
+		if (!strcmp(name, interruptions[i].name))
+			interruptions[i].interrupted();
 	if (!strcmp(name, "unwinder"))
 		_Unwind_Backtrace(frame, NULL);
 	for (chosen = 0; strcmp(name, works[chosen].name); chosen++)

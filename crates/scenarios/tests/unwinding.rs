@@ -146,10 +146,27 @@ fn the_caller_does_not_notice() {
     }
 }
 
+/// A program that does all its work in a signal handler, as those do that were forked in one.
+#[test]
+fn who_was_interrupted_holds_nothing() {
+    for place in ["select-interrupted", "sigprocmask", "program"] {
+        let (mut target, klp) = prepare("unwinder", &[place]);
+        target.expect("old");
+        target.load(&klp, &[]).result(0, "loaded");
+        assert!(is_registered(&target), "{place}");
+        target.expect("new");
+        target.unload(&[]).result(0, "unloaded");
+        target.expect("old");
+        target.end();
+    }
+}
+
 #[test]
 fn nobody_is_in_a_safe_place() {
     for (program, place, words) in [
-        ("unwinder", "handler", "libgcc_s signal handler"),
+        ("unwinder", "raise", "libgcc_s signal handler interrupted"),
+        ("unwinder", "qsort", "libgcc_s signal handler interrupted"),
+        ("unwinder", "altstack", "libgcc_s thread's stack"),
         ("unwinder", "unwinder", "libgcc_s _Unwind_Backtrace"),
         ("unwinder_fiber", "", "libgcc_s unwound|thread's"),
     ] {

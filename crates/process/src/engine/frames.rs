@@ -48,6 +48,38 @@ const FUTEX_WAITS: [&str; 14] = [
     "syscall",
 ];
 
+/// Functions of the C library that a signal interrupts while they wait, or that let one in, and that hold nothing: a
+/// program that works in its signal handlers was interrupted in one of them.
+const LET_SIGNALS_IN: [&str; 27] = [
+    "select",
+    "pselect",
+    "poll",
+    "ppoll",
+    "epoll_wait",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "pause",
+    "sigsuspend",
+    "sigprocmask",
+    "pthread_sigmask",
+    "sigtimedwait",
+    "sigwaitinfo",
+    "sigwait",
+    "nanosleep",
+    "clock_nanosleep",
+    "usleep",
+    "sleep",
+    "read",
+    "recv",
+    "recvfrom",
+    "recvmsg",
+    "accept",
+    "accept4",
+    "wait4",
+    "waitpid",
+    "waitid",
+];
+
 /// Where an unwinder in the program itself is entered.
 const UNWINDING: [&str; 14] = [
     "_Unwind_RaiseException",
@@ -88,6 +120,8 @@ struct Places<'a> {
     objects: &'a Objects,
     /// Functions (avma) that wait in `futex`.
     waiting: Vec<Range<u64>>,
+    /// Functions that hold nothing when a signal interrupts them.
+    interrupted: Vec<Range<u64>>,
     /// Entrances of an unwinder in the program itself.
     unwinding: Vec<Range<u64>>,
     allocators: Vec<&'a LoadedObject>,
@@ -152,8 +186,11 @@ impl<'a> Places<'a> {
     fn of(objects: &'a Objects) -> Places<'a> {
         let executable = objects.executable();
         let of_libc = |o: &&LoadedObject| is_libc(o) || (o.is_executable() && o.is_static());
-        let libc = objects.iter().filter(of_libc);
-        let waiting = libc.flat_map(|o| FUTEX_WAITS.iter().filter_map(|name| function(o, name)));
+        let libc: Vec<&LoadedObject> = objects.iter().filter(of_libc).collect();
+        let called = |names: &'static [&'static str]| {
+            let libc = libc.iter();
+            libc.flat_map(|o| names.iter().filter_map(|name| function(o, name)))
+        };
         let unwinding = UNWINDING
             .iter()
             .filter_map(|name| function(executable, name));
@@ -164,7 +201,10 @@ impl<'a> Places<'a> {
         let allocates = |o: &&LoadedObject| !is_libc(o) && function(o, "malloc").is_some();
         Places {
             objects,
-            waiting: waiting.collect(),
+            waiting: called(&FUTEX_WAITS).collect(),
+            interrupted: called(&FUTEX_WAITS)
+                .chain(called(&LET_SIGNALS_IN))
+                .collect(),
             unwinding: unwinding.collect(),
             starts: starts.collect(),
             allocators: objects.iter().filter(allocates).collect(),
@@ -205,19 +245,38 @@ impl<'a> Places<'a> {
         })
     }
 
-    /// Of a task that runs, the frame where it may be within an allocator or the C library; what called its first
-    /// function is not meant.
-    fn busy<'f>(&self, frames: &'f [Frame]) -> Option<&'f Frame> {
+    /// The frame where a task may be within an allocator or the C library. `waits`: it does not run, but sleeps in a
+    /// call that is not made with a lock of theirs held.
+    fn busy<'f>(&self, frames: &'f [Frame], waits: bool) -> Option<&'f Frame> {
+        let mut runs = frames.split_inclusive(|frame| frame.signal);
+        let handler = runs.next().filter(|_| !waits);
+        let now = handler.and_then(|run| self.unsure(run));
+        // Who was interrupted by a signal goes on when the handler returns, and holds meanwhile what it held.
+        now.or_else(|| {
+            runs.find_map(|run| {
+                let within = |frame: &&Frame| {
+                    let of_function = |range: &Range<u64>| range.contains(&frame.site());
+                    self.interrupted.iter().any(of_function)
+                };
+                let harmless = run.iter().take_while(within).count();
+                self.unsure(run.get(harmless..).unwrap_or_default())
+            })
+        })
+    }
+
+    /// Of frames without a signal's in between, the one that is in code where locks may be held.
+    fn unsure<'f>(&self, run: &'f [Frame]) -> Option<&'f Frame> {
         let object = |frame: &Frame| self.objects.containing(frame.site());
         let in_libc = |frame: &Frame| object(frame).is_some_and(is_libc);
-        // `_start` is the outermost, and not the C library's.
-        let outer = frames
-            .iter()
-            .rev()
-            .skip(1)
-            .take_while(|f| in_libc(f))
-            .count();
-        let own = frames.len().saturating_sub(outer).saturating_sub(1);
+        let own = match run.last() {
+            // The kernel called the first function: a handler.
+            Some(last) if last.signal => run.len().saturating_sub(1),
+            // What called the task's first function is not meant. `_start` is the outermost, and not the C library's.
+            _ => {
+                let outer = run.iter().rev().skip(1).take_while(|f| in_libc(f)).count();
+                run.len().saturating_sub(outer).saturating_sub(1)
+            }
+        };
         let unsure = |frame: &&Frame| match object(frame) {
             Some(object) => {
                 is_libc(object)
@@ -227,7 +286,7 @@ impl<'a> Places<'a> {
             // A patch's.
             None => false,
         };
-        frames.iter().take(own).find(unsure)
+        run.iter().take(own).find(unsure)
     }
 }
 
@@ -470,21 +529,19 @@ impl Engine {
         if !self.is_on_its_stack(stopped, frames, places) {
             return Some(("is not on its thread's stack", None));
         }
-        if frames.iter().any(|frame| frame.signal) {
-            return Some(("is in a signal handler", None));
-        }
         if let Some(frame) = places.forbidden(frames) {
             return Some(("is in", Some(frame.site())));
         }
-        let busy = || {
-            places
-                .busy(frames)
-                .map(|frame| ("is in", Some(frame.site())))
-        };
-        match () {
-            () if arch::waits(regs) => None,
-            () if arch::waits_in_futex(regs) && places.waits_for_program(frames) => None,
-            () => busy(),
+        let waits =
+            arch::waits(regs) || (arch::waits_in_futex(regs) && places.waits_for_program(frames));
+        let busy = places.busy(frames, waits)?;
+        let interrupted = frames
+            .iter()
+            .take_while(|frame| *frame != busy)
+            .any(|frame| frame.signal);
+        match interrupted {
+            true => Some(("is in a signal handler that interrupted", Some(busy.site()))),
+            false => Some(("is in", Some(busy.site()))),
         }
     }
 }
@@ -507,18 +564,19 @@ impl Engine {
         let Some(outermost) = frames.last() else {
             return false;
         };
+        let sp = stopped.regs.rsp;
+        let Ok(stack) = self.process.mapping_at(sp) else {
+            return false;
+        };
         // The program's first task: its first frame is where the kernel let it begin.
         let stat = Stat::read(&self.process.live().join("stat"));
         let first = stat.is_some_and(|stat| {
             (outermost.low..=outermost.high.saturating_add(16)).contains(&stat.start_stack)
+                && (stack.0..stack.1).contains(&outermost.low)
         });
         // A thread's stack ends below its thread control block.
-        let (sp, end) = (stopped.regs.rsp, stopped.regs.fs_base);
-        let below = outermost.high <= end
-            && self
-                .process
-                .mapping_at(sp)
-                .is_ok_and(|(_, high)| sp < end && end < high);
+        let end = stopped.regs.fs_base;
+        let below = outermost.high <= end && sp < end && end < stack.1;
         first || (below && places.is_threads(frames))
     }
 }
