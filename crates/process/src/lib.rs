@@ -14,6 +14,7 @@ pub mod process;
 pub mod registry;
 pub mod remote;
 pub mod search;
+mod snapshot;
 pub mod space;
 pub mod stack;
 pub mod state;

@@ -9,129 +9,15 @@
 use crate::arch::{self, Resume};
 use crate::memory::Memory;
 use crate::object::{Mapping, Suspended};
-use crate::pages::PageMap;
-use crate::stack::{Hit, MOST_HITS, Ranges};
+use crate::snapshot::{Snapshot, shown};
+use crate::stack::Hit;
 use crate::unwind::{Registers, Stack};
 use std::collections::{BTreeSet, HashMap};
-use std::io;
 use std::ops::Range;
-use std::path::Path;
 
-/// More writable memory is not looked through while tasks stand still.
-pub const MOST_MEMORY: u64 = 64 << 20;
 /// More places that may be a suspended stack's are not unwound.
 const MOST_CANDIDATES: usize = 10_000;
 const RSP: usize = 7;
-
-/// The writable memory of a process, as it was read.
-#[derive(Debug, Default)]
-pub struct Snapshot {
-    /// In the order of their addresses, without overlap.
-    runs: Vec<(u64, Vec<u8>)>,
-}
-
-/// What there is to be read of these mappings: what was written to, and all of what is shared, since others may have
-/// written to that.
-///
-/// # Errors
-/// When /proc can't be read.
-pub fn written<'a>(
-    task_dir: &Path,
-    maps: impl Iterator<Item = &'a Mapping>,
-) -> io::Result<Vec<Range<u64>>> {
-    let pagemap = PageMap::open(task_dir)?;
-    let mut runs: Vec<Range<u64>> = Vec::new();
-    for mapping in maps.filter(|mapping| mapping.write && mapping.read) {
-        let range = mapping.start..mapping.end;
-        if mapping.shared {
-            runs.push(range);
-            continue;
-        }
-        pagemap.written(range, &mut |range| -> io::Result<()> {
-            match runs.last_mut() {
-                Some(run) if run.end == range.start => run.end = range.end,
-                _ => runs.push(range),
-            }
-            Ok(())
-        })?;
-    }
-    Ok(runs)
-}
-
-fn word(bytes: &[u8]) -> u64 {
-    bytes.try_into().map_or(0, u64::from_le_bytes)
-}
-
-impl Snapshot {
-    /// Reads memory. What can't be read is left out: it is no memory that a program could use as a stack.
-    pub fn read(memory: &Memory, ranges: &[Range<u64>]) -> Snapshot {
-        let mut runs = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
-            if memory.read(range.start, &mut bytes).is_ok() {
-                runs.push((range.start, bytes));
-            }
-        }
-        Snapshot { runs }
-    }
-
-    fn run_at(&self, address: u64) -> Option<(u64, &[u8])> {
-        let next = self.runs.partition_point(|(start, _)| *start <= address);
-        let (start, bytes) = self.runs.get(next.checked_sub(1)?)?;
-        (address - start < bytes.len() as u64).then_some((*start, bytes.as_slice()))
-    }
-
-    /// The word at an address.
-    pub fn word(&self, address: u64) -> Option<u64> {
-        let (start, bytes) = self.run_at(address)?;
-        let offset = (address - start) as usize;
-        Some(word(bytes.get(offset..offset.checked_add(8)?)?))
-    }
-
-    /// Every aligned word with its address.
-    fn each(&self, mut each: impl FnMut(u64, u64)) {
-        for (start, bytes) in &self.runs {
-            for (index, bytes) in bytes.chunks_exact(8).enumerate() {
-                each(start + 8 * index as u64, word(bytes));
-            }
-        }
-    }
-
-    /// Words that lie in ranges of code, as they are or hidden by `setjmp`; of those as they are none in the `seen` ranges
-    /// of addresses, where a task's own check has found them.
-    pub fn hits(&self, ranges: &Ranges, guard: u64, seen: &[Range<u64>]) -> Vec<Hit> {
-        let mut hits = Vec::new();
-        let (Some(first), Some(last)) = (
-            ranges.iter().map(|range| range.after).min(),
-            ranges.iter().map(|range| range.last).max(),
-        ) else {
-            return hits;
-        };
-        let span = last - first;
-        self.each(|at, word| {
-            for address in [word, shown(word, guard)] {
-                if address.wrapping_sub(first) <= span
-                    && hits.len() < MOST_HITS
-                    && let Some(range) = ranges.find(address)
-                    && (address != word || !seen.iter().any(|range| range.contains(&at)))
-                {
-                    hits.push(Hit {
-                        address,
-                        stack: Some(at),
-                        slot: range.slot,
-                        version: range.version,
-                    });
-                }
-            }
-        });
-        hits
-    }
-}
-
-/// What the C library has hidden (PTR_MANGLE, sysdeps/unix/sysv/linux/x86_64/pointer_guard.h).
-fn shown(word: u64, guard: u64) -> u64 {
-    word.rotate_right(17) ^ guard
-}
 
 /// A place that may be where a suspended stack goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

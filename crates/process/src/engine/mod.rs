@@ -74,6 +74,8 @@ pub struct Engine {
     unwinder: Option<Unwinder>,
     /// What makes stacks that are no task's, once that was looked for.
     switching: Option<Option<together::Switching>>,
+    /// Room for what a search of all memory reads.
+    snapshot: crate::snapshot::Snapshot,
     /// All tasks may be stopped at once where that is so.
     together: bool,
     /// Begins of the regions that an unwinder of the program was told of: it may look there at any time.
@@ -157,6 +159,7 @@ impl Engine {
             gone: BTreeSet::new(),
             unwinder: None,
             switching: None,
+            snapshot: crate::snapshot::Snapshot::default(),
             together: true,
             told: Vec::new(),
             _lock: lock,

@@ -7,8 +7,9 @@ use crate::arch;
 use crate::error::Error;
 use crate::object::{Mapping, Objects, Suspended};
 use crate::process::Task;
+use crate::snapshot::{self, Snapshot};
 use crate::stack::{self, CodeRange, Hit, Ranges};
-use crate::suspended::{self, Finder, Snapshot};
+use crate::suspended::{self, Finder};
 use crate::sys::Registers;
 use crate::tracer::Stopped;
 use crate::unwind::Stack;
@@ -115,7 +116,7 @@ impl Engine {
         let read = || {
             let maps = crate::object::read_mappings(&live)?;
             // Memory of a device is no stack, and reading it may do things.
-            suspended::written(
+            snapshot::written(
                 &live,
                 maps.iter().filter(|mapping| !self.is_device(mapping)),
             )
@@ -125,13 +126,13 @@ impl Engine {
 
     fn bounded(&self, switching: &Switching, ranges: &[Range<u64>]) -> Result<(), Error> {
         let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        match bytes > suspended::MOST_MEMORY {
+        match bytes > snapshot::MOST_MEMORY {
             true => Err(Error::TooMuchMemory {
                 object: switching.object.clone(),
                 how: switching.how.clone(),
                 pid: self.process.pid,
                 mib: bytes >> 20,
-                limit: suspended::MOST_MEMORY >> 20,
+                limit: snapshot::MOST_MEMORY >> 20,
             }),
             false => Ok(()),
         }
@@ -148,6 +149,7 @@ impl Engine {
             return Ok(Converged::default());
         };
         self.prepare_unwinds()?;
+        self.rehearse(&switching)?;
         let (to, heading) = (open.to, open.heading());
         let mut meetings = Meetings {
             engine: self,
@@ -294,9 +296,30 @@ impl Engine {
         seen: &[Sighting],
         to: UniverseId,
     ) -> Result<Option<Held>, Error> {
+        let mut snapshot = std::mem::take(&mut self.snapshot);
+        let held = self.suspended_in(&mut snapshot, switching, seen, to);
+        self.snapshot = snapshot;
+        held
+    }
+
+    /// Reads all writable memory, only to have room for it when it is read while tasks stand still.
+    pub(super) fn rehearse(&mut self, switching: &Switching) -> Result<(), Error> {
         let ranges = self.writable()?;
         self.bounded(switching, &ranges)?;
-        let snapshot = Snapshot::read(self.memory(), &ranges);
+        self.snapshot.take(&self.process.memory, &ranges);
+        Ok(())
+    }
+
+    fn suspended_in(
+        &mut self,
+        snapshot: &mut Snapshot,
+        switching: &Switching,
+        seen: &[Sighting],
+        to: UniverseId,
+    ) -> Result<Option<Held>, Error> {
+        let ranges = self.writable()?;
+        self.bounded(switching, &ranges)?;
+        snapshot.take(self.memory(), &ranges);
         let looked_at: Vec<Range<u64>> = seen.iter().map(|seen| seen.own.clone()).collect();
         let guard = seen.iter().find_map(|seen| {
             let at = seen.regs.fs_base.checked_add(POINTER_GUARD)?;
@@ -328,7 +351,7 @@ impl Engine {
             guard,
             plain_jumps: !self.maps.iter().any(is_glibc),
             maps: &self.maps,
-            snapshot: &snapshot,
+            snapshot,
             registers: &registers,
             memory,
         };
