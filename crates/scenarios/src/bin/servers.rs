@@ -86,6 +86,14 @@ impl Tally {
         let mut notes: Vec<String> = methods.collect();
         let others = self.others.iter();
         notes.extend(others.map(|(said, times)| format!("{times} times: {said}")));
+        if self.transitions_us.is_empty() {
+            println!(
+                "| {role} | {patch} | {} | {} | | | | |",
+                notes.join("; "),
+                self.loads
+            );
+            return;
+        }
         println!(
             "| {role} | {patch} | {} | {} | {} | {:.1}, {:.1} | {} | {} |",
             notes.join("; "),
@@ -266,7 +274,8 @@ fn ask(server: &Server, klp: &Path) -> Result<(), String> {
     let klp = klp.to_str().ok_or("a path that is not UTF-8")?;
     let expect = |expected: &str| {
         let answer = server.query(question)?;
-        println!("{question}: {answer}");
+        let shown = answer.strip_prefix(question).unwrap_or(&answer);
+        println!("{question}: {}", shown.trim_start_matches([':', ' ']));
         let right = answer.contains(expected) && (expected == new || !answer.contains(new));
         right
             .then_some(())
