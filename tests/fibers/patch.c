@@ -1,12 +1,8 @@
 // count() counts by hundreds.
 #include <livepatch.h>
 #include <stddef.h>
+#include "fiber.h"
 
-struct fiber {
-	void *self, *back;
-	int wants_inside, before, result, again;
-};
-extern void leave(struct fiber *fiber);
 extern void deeper(int *value);
 
 static int lp_count(struct fiber *fiber, int yes)
@@ -15,7 +11,7 @@ static int lp_count(struct fiber *fiber, int yes)
 	fiber->before = before + 100;
 	deeper(&before);
 	if (yes)
-		leave(fiber);
+		LEAVE(fiber);
 	return fiber->before - before;
 }
 

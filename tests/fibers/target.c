@@ -5,26 +5,22 @@
 //# target: gcc,clang -O2 pie
 //# mappings: own
 //
-// How they are switched is a matter of flags: UCONTEXT, JUMPS, BOOST, COPIES, or none; HEAP: the stacks are in the heap.
+// How they are switched is a matter of flags: UCONTEXT, JUMPS, BOOST, COPIES, or none; HEAP: the stacks are in the heap;
+// DIRECT: the function suspends its fiber by a setjmp of its own, into a jmp_buf on the stack of the task.
 // Commands: "inside N": fiber N calls the function and is suspended in it; "outside N": it finishes the function, gives
 // its result, calls it once more to the end and is suspended outside; "threads": two more tasks hand each other a fiber
 // all the time; "fill": 80 MiB of memory are used.
 #include "scn.h"
-#include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+
+#include "fiber.h"
 
 #define FIBERS 8
 #define STACK 65536
 
-struct fiber {
-	void *self, *back;
-	int wants_inside, before, result, again;
-};
-
 static struct fiber fibers[FIBERS];
 static __thread struct fiber *current;
-void leave(struct fiber *fiber);
 
 #if defined UCONTEXT
 // The C library's contexts.
@@ -57,20 +53,17 @@ static sigjmp_buf selves[FIBERS], backs[FIBERS];
 static void (*first)(void);
 static void enter(struct fiber *fiber)
 {
-	int number = fiber - fibers;
-	if (!sigsetjmp(backs[number], 0))
-		siglongjmp(selves[number], 1);
+	if (!sigsetjmp(*(sigjmp_buf *)fiber->back, 0))
+		siglongjmp(*(sigjmp_buf *)fiber->self, 1);
 }
 void leave(struct fiber *fiber)
 {
-	int number = fiber - fibers;
-	if (!sigsetjmp(selves[number], 0))
-		siglongjmp(backs[number], 1);
+	JUMP_OUT(fiber);
 }
 static void trampoline(void)
 {
 	struct fiber *fiber = current;
-	if (!sigsetjmp(selves[fiber - fibers], 0))
+	if (!sigsetjmp(*(sigjmp_buf *)fiber->self, 0))
 		swapcontext(&contexts[fiber - fibers], &caller);
 	first();
 }
@@ -81,6 +74,8 @@ static void make(struct fiber *fiber, char *stack, void (*body)(void))
 	context->uc_stack.ss_sp = stack;
 	context->uc_stack.ss_size = STACK;
 	first = body;
+	fiber->self = fiber->self ? fiber->self : &selves[fiber - fibers];
+	fiber->back = &backs[fiber - fibers];
 	makecontext(context, trampoline, 0);
 	current = fiber;
 	swapcontext(&caller, context);
@@ -175,7 +170,7 @@ PATCHABLE int count(struct fiber *fiber, int yes)
 	fiber->before = before + 1;
 	deeper(&before);
 	if (yes)
-		leave(fiber);
+		LEAVE(fiber);
 	return fiber->before - before;
 }
 
@@ -278,12 +273,18 @@ static const char *scn_command(const char *line)
 
 int main(void)
 {
+#if defined DIRECT
+	sigjmp_buf on_stack[FIBERS];
+#endif
 	// Side by side, as an allocator may place them: one mapping, and nothing between them. Or blocks of the heap.
 	char *stacks = mmap(NULL, FIBERS * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	for (int number = 0; number < FIBERS; number++) {
 		char *stack = stacks + number * STACK;
 #if defined HEAP
 		stack = malloc(STACK);
+#endif
+#if defined DIRECT
+		fibers[number].self = &on_stack[number];
 #endif
 		make(&fibers[number], stack, body);
 	}
