@@ -1,6 +1,7 @@
 //! What `check` shows.
 
 use crate::stack::{Stack, Stacks};
+use livegraft_patchfile::counted;
 use livegraft_process::engine::{Check, CheckedExit, Leads};
 use serde::Serialize;
 use std::fmt;
@@ -173,14 +174,18 @@ impl fmt::Display for Checked {
             .filter(|exit| exit.warning().is_none());
         match harmless.count() {
             0 => {}
-            1 => writeln!(f, "  1 jump leaves the patch (--json names it)")?,
-            count => writeln!(f, "  {count} jumps leave the patch (--json names them)")?,
+            count => {
+                let one = "jump leaves the patch (--json names it)";
+                let others = "jumps leave the patch (--json names them)";
+                writeln!(f, "  {}", counted(count, one, others))?;
+            }
         }
         let times = match self.looks {
             1 => "once".to_owned(),
             looks => format!("{looks} times in {:.1} s", self.seconds),
         };
-        writeln!(f, "{} tasks, looked at {times}:", self.tasks)?;
+        let tasks = counted(self.tasks, "task", "tasks");
+        writeln!(f, "{tasks}, looked at {times}:")?;
         if self.busy.is_empty() {
             writeln!(f, "  none was within these functions")?;
         }
@@ -188,8 +193,12 @@ impl fmt::Display for Checked {
         for task in &self.busy {
             write!(
                 f,
-                "  task {} ({}) was within {} in {} of {} looks",
-                task.tid, task.name, task.function, task.busy, task.looks
+                "  task {} ({}) was within {} in {} of {}",
+                task.tid,
+                task.name,
+                task.function,
+                task.busy,
+                counted(task.looks, "look", "looks")
             )?;
             match (&task.stack, task.never_left) {
                 (Some(stack), true) => {

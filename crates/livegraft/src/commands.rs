@@ -3,9 +3,9 @@
 use crate::checked::Checked;
 use crate::failure::Failure;
 use crate::freed::Freed;
-use crate::view::{Listed, Processes, Shown, Status, Transitioned};
+use crate::view::{Listed, Processes, Shown, Status, Transitioned, moved};
 use indicatif::{ProgressBar, ProgressStyle};
-use livegraft_patchfile::{Info, Input, Patch, Target, TargetElf};
+use livegraft_patchfile::{Info, Input, Patch, Target, TargetElf, counted};
 use livegraft_process::engine::Progress;
 use livegraft_process::{Engine, Method, Options, Report, process, symbolfile};
 use std::fs;
@@ -111,7 +111,11 @@ impl Watch {
             self.bar = Some(bar);
         }
         if let Some(bar) = &self.bar {
-            bar.set_message(format!("{arrived} tasks have moved, {left} are waited for"));
+            let (moved, left) = (
+                moved(arrived),
+                counted(left, "is waited for", "are waited for"),
+            );
+            bar.set_message(format!("{moved}, {left}"));
             bar.tick();
         }
     }

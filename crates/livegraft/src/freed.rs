@@ -1,5 +1,6 @@
 //! What `free` shows.
 
+use livegraft_patchfile::counted;
 use livegraft_process::engine::{FreeReport, Kept, KeptPatch, Reference};
 use serde::Serialize;
 use std::fmt;
@@ -177,8 +178,8 @@ impl fmt::Display for Freed {
                 "referenced" => {
                     writeln!(
                         f,
-                        "{} words refer to it. Try again later.",
-                        stays.references
+                        "{}. Try again later.",
+                        counted(stays.references, "word refers to it", "words refer to it")
                     )?;
                     for refers in stays.shown.iter().take(MOST_SHOWN) {
                         writeln!(f, "  {refers}")?;
@@ -198,9 +199,13 @@ impl fmt::Display for Freed {
                     let needs = stays.needs_us.unwrap_or(0);
                     writeln!(
                         f,
-                        "nothing was found that refers to it, but to prove that, all {} tasks must stand still at once, \
+                        "nothing was found that refers to it, but to prove that, {} at once, \
                          for about {:.1} ms; `--stop {}` allows it.",
-                        self.tasks,
+                        counted(
+                            self.tasks,
+                            "task must stand still",
+                            "tasks must all stand still"
+                        ),
                         needs as f64 / 1000.0,
                         enough(needs)
                     )?;
@@ -216,9 +221,9 @@ impl fmt::Display for Freed {
         }
         writeln!(
             f,
-            "{} KiB of its memory were searched ({} stops, the longest {} us, {} at once).",
+            "{} KiB of its memory were searched ({}, the longest {} us, {} at once).",
             self.searched_bytes / 1024,
-            self.stops,
+            counted(self.stops, "stop", "stops"),
             self.longest_stop_us,
             self.most_stopped
         )

@@ -1,5 +1,6 @@
 //! The stack of a task, as JSON and as text.
 
+use livegraft_patchfile::counted;
 use livegraft_process::symbolize::{NamedFrame, NamedStack};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -112,7 +113,8 @@ impl fmt::Display for Stack {
         }
         let left_out = self.frames.len().saturating_sub(MOST_SHOWN);
         if left_out > 0 {
-            writeln!(f, "            {left_out} more frames are left out")?;
+            let frames = counted(left_out, "more frame is", "more frames are");
+            writeln!(f, "            {frames} left out")?;
         }
         if !self.complete && !self.frames.is_empty() {
             writeln!(f, "            who called that is not known")?;

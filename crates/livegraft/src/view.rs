@@ -4,7 +4,7 @@ use crate::checked::Checked;
 use crate::freed::Freed;
 use crate::stack::{Stack, Stacks};
 use livegraft_model::{Operation, PatchState};
-use livegraft_patchfile::Info;
+use livegraft_patchfile::{Info, counted};
 use livegraft_process::engine::{Blocked, Ended, Overview, Report, TaskView, TransitionView};
 use serde::Serialize;
 use std::fmt::{self, Write};
@@ -34,6 +34,19 @@ fn only_visits(self_switch: bool) -> &'static str {
     } else {
         "; no task can switch itself on this machine (no FSGSBASE), tasks move only while livegraft is at work"
     }
+}
+
+/// Tasks that have arrived.
+pub fn moved(tasks: usize) -> String {
+    counted(tasks, "task has moved", "tasks have moved")
+}
+
+fn not_moved(tasks: usize) -> String {
+    counted(tasks, "has not", "have not")
+}
+
+fn where_they_were(tasks: usize) -> String {
+    counted(tasks, "task is where it was", "tasks are where they were")
 }
 
 #[derive(Debug, Serialize)]
@@ -163,40 +176,45 @@ impl fmt::Display for Transitioned {
         match self.ended {
             Ended::Loaded => write!(
                 f,
-                "Patch {patch} is loaded into process {pid}: {tasks} tasks run it"
+                "Patch {patch} is loaded into process {pid}: {}",
+                counted(*tasks, "task runs it", "tasks run it")
             )?,
             Ended::Unloaded => {
                 write!(
                     f,
-                    "Patch {patch} is unloaded from process {pid}: {tasks} tasks are back"
+                    "Patch {patch} is unloaded from process {pid}: {}",
+                    counted(*tasks, "task is back", "tasks are back")
                 )?;
             }
             Ended::TakenBack => write!(
                 f,
-                "The transition of patch {patch} in process {pid} is reversed: {tasks} tasks are where they were"
+                "The transition of patch {patch} in process {pid} is reversed: {}",
+                where_they_were(*tasks)
             )?,
             Ended::Reversed => write!(
                 f,
-                "Time ran out; patch {patch} of process {pid} was taken back: {tasks} tasks are where they were"
+                "Time ran out; patch {patch} of process {pid} was taken back: {}",
+                where_they_were(*tasks)
             )?,
             Ended::TimedOut => write!(
                 f,
-                "Time ran out; the transition of patch {patch} in process {pid} is open: {tasks} tasks have moved, \
-                 {} have not. `livegraft resume` goes on, `livegraft reverse` takes it back{}",
-                self.blocked.len(),
+                "Time ran out; the transition of patch {patch} in process {pid} is open: {}, {}. `livegraft resume` goes on, `livegraft reverse` takes it back{}",
+                moved(*tasks),
+                not_moved(self.blocked.len()),
                 only_visits(self.self_switch)
             )?,
         }
         writeln!(
             f,
-            " ({:.1} ms, {} stops, the longest {} us, {} at once).",
+            " ({:.1} ms, {}, the longest {} us, {} at once).",
             self.transition_us as f64 / 1000.0,
-            self.stops,
+            counted(self.stops, "stop", "stops"),
             self.longest_stop_us,
             self.most_stopped
         )?;
         if self.children > 0 {
-            writeln!(f, "  and {} forked children with it", self.children)?;
+            let children = counted(self.children, "forked child", "forked children");
+            writeln!(f, "  and {children} with it")?;
         }
         for Function {
             name,
@@ -474,9 +492,9 @@ impl fmt::Display for Status {
         match &self.transition {
             None => writeln!(
                 f,
-                "process {}: no transition is open; {} tasks in universe {}",
+                "process {}: no transition is open; {} in universe {}",
                 self.pid,
-                self.tasks.len(),
+                counted(self.tasks.len(), "task", "tasks"),
                 self.tasks.first().map_or(0, |task| task.universe)
             )?,
             Some(open) => {
@@ -488,8 +506,9 @@ impl fmt::Display for Status {
                 writeln!(f, "process {}: {open}", self.pid)?;
                 writeln!(
                     f,
-                    "  {} tasks have moved, {left} have not",
-                    self.tasks.len() - left
+                    "  {}, {}",
+                    moved(self.tasks.len() - left),
+                    not_moved(left)
                 )?;
                 let mut stacks = Stacks::default();
                 for held in self.tasks.iter().filter_map(|task| task.blocked.as_ref()) {
@@ -540,7 +559,8 @@ impl Shown {
                 )
             }
             Shown::Symbols { path, functions } => {
-                writeln!(f, "{functions} functions are in {}.", path.display())
+                let are = counted(*functions, "function is", "functions are");
+                writeln!(f, "{are} in {}.", path.display())
             }
             Shown::List(list) => write!(f, "{list}"),
             Shown::Status(status) => write!(f, "{status}"),

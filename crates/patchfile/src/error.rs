@@ -136,7 +136,8 @@ pub enum Error {
         candidates: String,
     },
     #[error(
-        "{object} has {count} symbols `{symbol}`, so there is no number {sympos} ({candidates}); correct the sympos"
+        "{object} has {} `{symbol}`, so there is no number {sympos} ({candidates}); correct the sympos",
+        crate::counted(*.count, "symbol", "symbols")
     )]
     SymposRange {
         object: String,

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::read::spoken;
-use crate::{Patch, Place, relocation_name};
+use crate::{Patch, Place, counted, relocation_name};
 
 /// What is in a patch. The field names are those of `livegraft info --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,7 +49,8 @@ pub struct FuncInfo {
     pub old_name: String,
     /// `old_sympos`.
     pub sympos: u64,
-    /// Its address in the file.
+    /// Its address in the file; in JSON a string in hexadecimal, like all addresses.
+    #[serde(serialize_with = "address")]
     pub address: u64,
     /// Its size in bytes.
     pub size: u64,
@@ -68,6 +69,10 @@ pub struct SectionInfo {
     pub size: u64,
     /// `r`, `rw` or `rx`.
     pub access: &'static str,
+}
+
+fn address<S: Serializer>(address: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{address:#x}"))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -162,6 +167,7 @@ impl Info {
 /// The text of `livegraft info`.
 impl fmt::Display for Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = |count| counted(count, "byte", "bytes");
         for object in &self.objects {
             writeln!(
                 f,
@@ -176,12 +182,16 @@ impl fmt::Display for Info {
                 };
                 writeln!(
                     f,
-                    "  {}{sympos} at {:#x} ({} bytes) -> {} ({} bytes)",
-                    func.old_name, func.address, func.size, func.new_name, func.new_size
+                    "  {}{sympos} at {:#x} ({}) -> {} ({})",
+                    func.old_name,
+                    func.address,
+                    bytes(func.size),
+                    func.new_name,
+                    bytes(func.new_size)
                 )?;
             }
         }
-        writeln!(f, "sections: {} bytes", self.size)?;
+        writeln!(f, "sections: {}", bytes(self.size))?;
         for section in &self.sections {
             writeln!(
                 f,

@@ -18,6 +18,7 @@ mod read;
 mod relocation;
 mod resolve;
 mod target;
+mod words;
 mod write;
 
 pub use error::Error;
@@ -26,3 +27,4 @@ pub use pack::{Input, Target, pack};
 pub use patch::*;
 pub use relocation::{relocation_name, relocation_width};
 pub use target::{SymbolKind, TargetElf, TargetSymbol};
+pub use words::counted;

@@ -7,8 +7,8 @@ use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _, Sym as _, SymbolTable};
 use object::{LittleEndian as Le, Object as _};
 
-use crate::Error;
 use crate::read::spoken;
+use crate::{Error, counted};
 
 /// A target object with its symbols.
 pub struct TargetElf<'a> {
@@ -240,7 +240,10 @@ fn candidates(found: &[&TargetSymbol<'_>]) -> String {
         .iter()
         .take(8)
         .enumerate()
-        .map(|(i, s)| format!("{}: {:#x}, {} bytes", i.saturating_add(1), s.svma, s.size))
+        .map(|(i, s)| {
+            let size = counted(s.size, "byte", "bytes");
+            format!("{}: {:#x}, {size}", i.saturating_add(1), s.svma)
+        })
         .collect();
     if found.len() > 8 {
         list.push("...".to_owned());

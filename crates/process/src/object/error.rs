@@ -108,7 +108,8 @@ pub enum ObjectError {
     },
     /// `sympos` is larger than the number of symbols of that name.
     #[error(
-        "{object} defines {count} symbol(s) `{name}`, there is no number {sympos}; correct the sympos in the patch"
+        "{object} defines {} `{name}`, there is no number {sympos}; correct the sympos in the patch",
+        livegraft_patchfile::counted(*.count, "symbol", "symbols")
     )]
     NoOccurrence {
         /// Name of the object.
