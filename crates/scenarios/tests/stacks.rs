@@ -68,6 +68,15 @@ fn builds(name: &str) -> Vec<Build> {
         .collect()
 }
 
+/// Of both tasks that are held the frame of the replaced function is marked.
+#[track_caller]
+fn marks_answer_twice(shown: &str) {
+    let marked: Vec<&str> = shown.lines().filter(|line| line.contains("=>")).collect();
+    assert_eq!(marked.len(), 2, "{shown}");
+    let is_answer = |line: &&str| line.contains("  answer+0x");
+    assert!(marked.iter().all(is_answer), "{shown}");
+}
+
 /// Ends an open transition: the tasks leave what holds them.
 fn leave(target: &mut Target) {
     target.ask("wake");
@@ -164,13 +173,7 @@ fn check_shows_what_status_shows() {
             assert_eq!(busy["frames"], Value::from(held.clone()), "{task}");
         }
     }
-    let marked = shown.lines().filter(|line| line.contains("=>"));
-    let marked: Vec<&str> = marked.collect();
-    assert_eq!(marked.len(), 2, "{shown}");
-    assert!(
-        marked.iter().all(|line| line.contains("  answer+0x")),
-        "{shown}"
-    );
+    marks_answer_twice(&shown);
     release(&mut target);
     take_back(target);
 }
@@ -191,13 +194,7 @@ fn text_is_cut_after_32_frames() {
     let shown = shown.finish().done().stdout;
     let left_out = format!("{} more frames are left out", deep.len() - 32);
     assert!(shown.contains(&left_out), "{shown}");
-    let marked = shown.lines().filter(|line| line.contains("=>"));
-    let marked: Vec<&str> = marked.collect();
-    assert_eq!(marked.len(), 2, "{shown}");
-    assert!(
-        marked.iter().all(|line| line.contains("  answer+0x")),
-        "{shown}"
-    );
+    marks_answer_twice(&shown);
     release(&mut target);
     take_back(target);
 }
