@@ -17,6 +17,15 @@ pub struct Checked {
     looks: u32,
     seconds: f64,
     busy: Vec<Busy>,
+    registers: Option<Registers>,
+}
+
+/// What a task would be made to register with an unwinder.
+#[derive(Debug, Serialize)]
+struct Registers {
+    with: String,
+    task: Option<i32>,
+    why: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -128,6 +137,11 @@ impl Checked {
                     frames: Stack::new(&task.frames, task.address),
                 })
                 .collect(),
+            registers: check.registers.as_ref().map(|registers| Registers {
+                with: registers.object.clone(),
+                task: registers.task,
+                why: registers.why.clone(),
+            }),
         }
     }
 }
@@ -214,6 +228,18 @@ impl fmt::Display for Checked {
                 (None, _) => writeln!(f, " (last: at {})", task.address)?,
             }
             stacks.show(f, &task.frames, task.tid)?;
+        }
+        if let Some(Registers { with, why, .. }) = &self.registers {
+            writeln!(
+                f,
+                "A task would be made to register call frame information with {with}, in a place where that is safe."
+            )?;
+            if let Some(why) = why {
+                writeln!(
+                    f,
+                    "  warning: none was in such a place ({why}); a load that finds none for two seconds is refused"
+                )?;
+            }
         }
         Ok(())
     }

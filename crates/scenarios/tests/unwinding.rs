@@ -178,11 +178,55 @@ fn nobody_is_in_a_safe_place() {
             "--pid",
             &target.pid_text(),
         ];
+        let path = load[1];
+        let checked = target.livegraft(&["check", path], &["--sample", "200ms"]);
+        let registers = &checked.done().json["registers"];
+        let why = registers["why"].as_str().unwrap_or_default().to_owned();
+        assert!(registers["task"].is_null(), "{registers}");
+        let said = format!("{} {why}", registers["with"].as_str().unwrap_or_default());
+        for word in words.split(' ') {
+            let found = word.split('|').any(|choice| said.contains(choice));
+            assert!(found, "`{word}` is not in {registers}");
+        }
+        let text = start(&["check", path, "--pid", &target.pid_text()], None);
+        let text = text.finish().done();
+        assert!(
+            text.stdout.contains("warning: none was in such a place"),
+            "{text}"
+        );
+        target.assert_untouched();
         both_ways(&load, None, words);
         target.expect("old");
         target.assert_untouched();
         target.end();
     }
+}
+
+/// `check` says what a load would have a task do, and who could; after the load there is nothing left to do.
+#[test]
+fn check_says_what_is_registered() {
+    let (mut target, klp) = prepare("unwinder", &["nanosleep"]);
+    let path = klp.to_str().expect("UTF-8");
+    let registers = |target: &Target| {
+        let checked = target.livegraft(&["check", path], &["--sample", "2s"]);
+        checked.done().json["registers"].clone()
+    };
+    let before = registers(&target);
+    assert_eq!(before["with"], "libgcc_s.so.1", "{before}");
+    assert_eq!(before["task"], target.pid(), "{before}");
+    assert!(before["why"].is_null(), "{before}");
+    target.assert_untouched();
+    target.load(&klp, &[]).result(0, "loaded");
+    target.unload(&[]).result(0, "unloaded");
+    assert!(registers(&target).is_null());
+    target.expect("old");
+    target.finish();
+    // Nothing is registered where there is no unwinder.
+    let (target, klp) = prepare("backtrace", &[]);
+    let checked = target.livegraft(&["check", klp.to_str().expect("UTF-8")], &[]);
+    let checked = checked.done();
+    assert!(checked.json["registers"].is_null(), "{checked}");
+    target.finish();
 }
 
 fn naps(target: &mut Target) -> u64 {

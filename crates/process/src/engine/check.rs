@@ -1,16 +1,18 @@
 //! Would a patch load, and who would be in its way? Everything but the load itself.
 
+use super::frames::{Information, Registering};
 use super::{CheckedExit, Engine};
 use crate::arch;
 use crate::boost;
 use crate::error::Error;
+use crate::object::Objects;
 use crate::process::Task;
 use crate::stack::{self, CodeRange, Hit, Ranges, Watched};
 use crate::state::Method;
 use crate::symbolize::NamedStack;
 use crate::tracer::Stopping;
 use crate::unwind::Stack;
-use livegraft_model::{Slot, Version};
+use livegraft_model::{PatchState, Slot, Version};
 use livegraft_patchfile::Patch;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -71,6 +73,8 @@ pub struct Check {
     pub length: Duration,
     /// Who was found within the functions, the busiest first.
     pub busy: Vec<CheckedTask>,
+    /// What a task would be made to register; `None`: nothing.
+    pub registers: Option<Registering>,
 }
 
 /// What is remembered of a task from look to look.
@@ -82,6 +86,13 @@ struct Seen {
     constant: Option<Hit>,
     /// What was found last, and the stack then.
     last: Option<(Hit, Stack)>,
+}
+
+/// What is to be registered, and what looks for a task that could do so have found.
+struct Registers<'a> {
+    objects: &'a Objects,
+    wanted: Vec<Information>,
+    found: Option<Registering>,
 }
 
 impl Engine {
@@ -139,7 +150,35 @@ impl Engine {
             entering: Ranges::default(),
         };
         self.prepare_unwinds()?;
-        let mut check = self.look_again_and_again(&watched, &mut checked, sample)?;
+        // As in `open_load`: what was loaded before is taken as it is; else what is loaded now comes first.
+        let again = self.disabled_image(patch, name, forced, &functions);
+        let is_meant = |known: &livegraft_model::Patch| match again {
+            Some(id) => known.id == id,
+            None => known.state == PatchState::Enabled,
+        };
+        let known = self.state.model.patches().iter().filter(|p| is_meant(p));
+        let images = known.filter_map(|patch| self.state.image(patch.id));
+        let mut wanted: Vec<_> = images
+            .map(|image| Information {
+                sections: image.eh_frames.clone(),
+                told: image.unwinders.clone(),
+            })
+            .collect();
+        if again.is_none() {
+            let sections = planned.linked.eh_frames.iter();
+            wanted.push(Information {
+                sections: sections.map(|at| (at.start, at.end)).collect(),
+                told: Vec::new(),
+            });
+        }
+        let mut registers = Registers {
+            objects: &objects,
+            wanted,
+            found: None,
+        };
+        let mut check =
+            self.look_again_and_again(&watched, &mut checked, &mut registers, sample)?;
+        check.registers = registers.found;
         check.functions = checked;
         check.functions.sort_by(|a, b| a.name.cmp(&b.name));
         check.exits = self.exits(&functions, &objects, &planned.linked);
@@ -150,6 +189,7 @@ impl Engine {
         &mut self,
         watched: &Watched,
         functions: &mut [CheckedFunction],
+        registers: &mut Registers<'_>,
         sample: Duration,
     ) -> Result<Check, Error> {
         let mut seen: BTreeMap<Task, Seen> = BTreeMap::new();
@@ -164,6 +204,7 @@ impl Engine {
             for task in listing {
                 self.look(task, watched, &mut seen)?;
             }
+            self.look_for_a_caller(registers, looks == 0)?;
             looks += 1;
             let pause = BETWEEN_LOOKS.max(look.elapsed() * SHARE);
             let left = sample.saturating_sub(began.elapsed());
@@ -208,7 +249,21 @@ impl Engine {
             looks,
             length: began.elapsed(),
             busy,
+            registers: None,
         })
+    }
+
+    /// Looks for a task that could register the patch's call frame information, until one was found.
+    fn look_for_a_caller(
+        &mut self,
+        registers: &mut Registers<'_>,
+        first: bool,
+    ) -> Result<(), Error> {
+        let none_yet = |found: &Registering| found.task.is_none();
+        if first || registers.found.as_ref().is_some_and(none_yet) {
+            registers.found = self.would_register(registers.objects, &registers.wanted)?;
+        }
+        Ok(())
     }
 
     fn look(

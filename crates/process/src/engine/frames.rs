@@ -112,6 +112,26 @@ struct Known {
     forget: Option<u64>,
 }
 
+/// Call frame information of a patch.
+#[derive(Debug)]
+pub(super) struct Information {
+    /// Begins and ends.
+    pub sections: Vec<(u64, u64)>,
+    /// The unwinders that know it.
+    pub told: Vec<u64>,
+}
+
+/// What a load would have a task register, and whether one could.
+#[derive(Debug, Clone)]
+pub struct Registering {
+    /// The unwinders' objects.
+    pub object: String,
+    /// The task that would be asked to.
+    pub task: Option<i32>,
+    /// Where there is none: what is in the way, of one of them.
+    pub why: Option<String>,
+}
+
 /// Which unwinders have been told, and where they keep notes.
 pub(super) type Told = (Vec<u64>, Vec<u64>);
 
@@ -472,6 +492,30 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether a load would have a task register any of this, and which one could right now: nobody is asked to.
+    pub(super) fn would_register(
+        &mut self,
+        objects: &Objects,
+        wanted: &[Information],
+    ) -> Result<Option<Registering>, Error> {
+        let mut untold = unwinders(objects);
+        untold.retain(|unwinder| {
+            let mut unknown = wanted
+                .iter()
+                .filter(|information| !information.told.contains(&unwinder.function));
+            unknown.any(|unknown| unknown.sections.iter().any(|(start, end)| start < end))
+        });
+        if untold.is_empty() {
+            return Ok(None);
+        }
+        let object = names(&untold.iter().collect::<Vec<_>>());
+        let (task, why) = match self.safe_task_now(objects, &Places::of(objects))? {
+            Ok(stopped) => (Some(stopped.tid), None),
+            Err(why) => (None, Some(why)),
+        };
+        Ok(Some(Registering { object, task, why }))
+    }
+
     /// Stops a task that is in a place where it can call a function of an unwinder.
     fn safe_task(
         &mut self,
@@ -480,32 +524,43 @@ impl Engine {
     ) -> Result<Box<Stopped>, Error> {
         let places = Places::of(objects);
         let deadline = Instant::now() + SEARCH;
-        let mut why = String::from("it has none that can be stopped");
         loop {
-            let tasks = self.process.tasks()?.tasks;
-            let own = tasks.into_iter().filter(|t| t.pid == self.process.pid);
-            let mut candidates: Vec<(u32, Task)> =
-                own.map(|task| (remote::suitability(&task), task)).collect();
-            candidates.retain(|&(suitability, _)| suitability < u32::MAX);
-            candidates.sort_unstable();
-            for (_, task) in candidates.into_iter().take(MOST_TASKS) {
-                let Stopping::Stopped(stopped) = self.tracer.stop(task, remote::options(task))
-                else {
-                    continue;
-                };
-                match self.doubt(&stopped, &places) {
-                    None => return Ok(stopped),
-                    Some((doubt, site)) => {
-                        drop(stopped);
-                        why = spoken(objects, task, doubt, site);
-                    }
+            match self.safe_task_now(objects, &places)? {
+                Ok(stopped) => return Ok(stopped),
+                Err(why) if Instant::now() >= deadline => {
+                    return Err(no_safe_task(self.process.pid, unwinders, why));
+                }
+                Err(_) => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    /// Stops such a task if there is one at this look; else what is in the way, of one of them.
+    fn safe_task_now(
+        &mut self,
+        objects: &Objects,
+        places: &Places<'_>,
+    ) -> Result<Result<Box<Stopped>, String>, Error> {
+        let mut why = String::from("it has none that can be stopped");
+        let tasks = self.process.tasks()?.tasks;
+        let own = tasks.into_iter().filter(|t| t.pid == self.process.pid);
+        let mut candidates: Vec<(u32, Task)> =
+            own.map(|task| (remote::suitability(&task), task)).collect();
+        candidates.retain(|&(suitability, _)| suitability < u32::MAX);
+        candidates.sort_unstable();
+        for (_, task) in candidates.into_iter().take(MOST_TASKS) {
+            let Stopping::Stopped(stopped) = self.tracer.stop(task, remote::options(task)) else {
+                continue;
+            };
+            match self.doubt(&stopped, places) {
+                None => return Ok(Ok(stopped)),
+                Some((doubt, site)) => {
+                    drop(stopped);
+                    why = spoken(objects, task, doubt, site);
                 }
             }
-            if Instant::now() >= deadline {
-                return Err(no_safe_task(self.process.pid, unwinders, why));
-            }
-            std::thread::sleep(PAUSE);
         }
+        Ok(Err(why))
     }
 
     /// Why a stopped task may hold a lock that an unwinder, the dynamic loader or an allocator wants; `None` when it
@@ -546,16 +601,15 @@ impl Engine {
     }
 }
 
+/// The objects that unwinders are in.
+fn names(unwinders: &[&Known]) -> String {
+    let objects = unwinders.iter().map(|known| known.object.as_str());
+    objects.collect::<Vec<_>>().join(", ")
+}
+
 fn no_safe_task(pid: i32, unwinders: &[&Known], why: String) -> Error {
-    let objects: Vec<&str> = unwinders
-        .iter()
-        .map(|known| known.object.as_str())
-        .collect();
-    Error::NoSafeTask {
-        pid,
-        object: objects.join(", "),
-        why,
-    }
+    let object = names(unwinders);
+    Error::NoSafeTask { pid, object, why }
 }
 
 impl Engine {

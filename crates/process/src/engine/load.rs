@@ -177,7 +177,7 @@ impl Engine {
     }
 
     /// The memory of the same patch, loaded before and unloaded since.
-    fn disabled_image(
+    pub(super) fn disabled_image(
         &self,
         patch: &Patch,
         name: &str,

@@ -29,6 +29,7 @@ mod transition;
 pub use check::{Check, CheckedFunction, CheckedTask};
 pub use coverage::Covered;
 pub use exits::{CheckedExit, Leads};
+pub use frames::Registering;
 pub use free::{FreeReport, FreedPatch, Kept, KeptPatch};
 pub use inspect::{EntryView, MappingView, Overview, PatchView, TaskView, TransitionView};
 pub use operations::{Ended, OnTimeout, Options, Progress, Report, Reported};
