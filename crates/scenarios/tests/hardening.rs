@@ -163,7 +163,7 @@ fn tight(limit: &str, entry: &str) {
             target.unload(&[]).result(0, "unloaded");
         } else {
             refusals += 1;
-            check(&outcome, "allowed memory|map|page|address");
+            check(&outcome, "allowed map|page RLIMIT_AS");
             target.assert_untouched();
         }
         target.expect("old");
@@ -179,5 +179,43 @@ fn tight(limit: &str, entry: &str) {
 fn address_space_that_is_nearly_full() {
     for entry in ["pun", "swap", "rendezvous"] {
         tight("limit", entry);
+    }
+}
+
+/// So much more data than there is may the process have: too little for the patch's variables, or for what its unwinder
+/// keeps, is a refusal, which leaves nothing behind; and nothing is wrong with the process when the limit is raised.
+#[test]
+fn data_that_is_nearly_at_its_limit() {
+    let (plan, exe) = built("scarce");
+    let klp = patch(&plan, &exe, &[]);
+    for entry in ["pun", "swap", "rendezvous"] {
+        let (mut loads, mut refusals) = (Vec::new(), Vec::new());
+        let mut said = String::new();
+        for room in (0..=32).step_by(4) {
+            let mut target = Target::start(&plan, &exe, &[]);
+            assert_eq!(target.ask(&format!("limit {room}")), "ok");
+            target.rebase(target.pid());
+            let outcome = target.load(&klp, &["--entry", entry]);
+            if outcome.code == 0 {
+                loads.push(room);
+                target.expect("new");
+                target.unload(&[]).result(0, "unloaded");
+            } else {
+                refusals.push(room);
+                check(&outcome, "allowed map RLIMIT_DATA");
+                said.push_str(&outcome.stderr);
+                target.assert_untouched();
+            }
+            target.expect("old");
+            assert_eq!(target.ask("unlimit"), "ok");
+            twice(target, &klp, Some(entry));
+        }
+        note(&format!("{entry}: loads {loads:?}, refusals {refusals:?}"));
+        assert!(loads.contains(&32) && refusals.contains(&0));
+        // There is a step between: room for the variables alone.
+        assert!(
+            said.contains("(variables of a patch)") && said.contains("unwinders"),
+            "{said}"
+        );
     }
 }

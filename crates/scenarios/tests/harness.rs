@@ -63,6 +63,7 @@ fn programs_are_well_when_left_alone() {
         "backtrace",
         "unwinder_held",
         "unwinder_fiber",
+        "scarce",
     ];
     for name in names {
         let plan = Plan::read(name);

@@ -10,6 +10,7 @@ mod frames;
 mod free;
 mod handed;
 mod inspect;
+mod limits;
 mod load;
 mod operations;
 mod padding;
@@ -280,7 +281,10 @@ impl Engine {
         for batch in regions.chunks(calls_per_stop(regions.len())) {
             let mut host = self.host()?;
             for region in batch {
-                map_one(&mut host, region)?;
+                if let Err(error) = map_one(&mut host, region) {
+                    drop(host);
+                    return Err(self.why_not_mapped(error, region));
+                }
             }
         }
         Ok(())
@@ -346,7 +350,7 @@ impl Engine {
         });
         let left_fd = self.process.open_file_named(registry::MAPPING);
         let start = match left {
-            Some(mapping) => mapping.start,
+            Some(mapping) => Ok(mapping.start),
             None => {
                 let mut host = Host::find(&self.process, &self.gadgets, &mut self.tracer)?;
                 let name = host.place(b"livegraft\0")?;
@@ -371,20 +375,22 @@ impl Engine {
                         host.call("map a memfd", nr::MMAP, args)
                     });
                 host.call("close a memfd", nr::CLOSE, [fd, 0, 0, 0, 0, 0])?;
-                mapped?
+                mapped
             }
         };
+        let record = |start| Region {
+            start,
+            len: registry::INITIAL,
+            purpose: Purpose::Registry,
+            reachable: true,
+        };
+        let start = start.map_err(|error| self.why_not_mapped(error, &record(0)))?;
         if let (Some(fd), Some(_)) = (left_fd, left) {
             self.host()?
                 .call("close a memfd", nr::CLOSE, [fd, 0, 0, 0, 0, 0])?;
         }
         let memory_error = Error::io("recording");
-        self.state.regions.push(Region {
-            start,
-            len: registry::INITIAL,
-            purpose: Purpose::Registry,
-            reachable: true,
-        });
+        self.state.regions.push(record(start));
         let registry =
             Registry::create(&self.process.memory, start, &self.state).map_err(memory_error)?;
         self.registry = Some(registry);

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 /// So many copies are in the target at a time.
 const MOST_COPIES: usize = 64;
-const REPLACE: &str = "replace a page of its code";
+pub(super) const REPLACE: &str = "replace a page of its code";
 
 /// A copy that is about to take its place.
 struct Copy {
@@ -188,41 +188,5 @@ impl Engine {
         };
         self.check_limits(4 * most + more, spans.len())?;
         self.host().map(drop)
-    }
-
-    /// mremap can fail after it has unmapped its destination when the process is at one of its limits: look first.
-    fn check_limits(&mut self, room: u64, count: usize) -> Result<(), Error> {
-        self.refresh_maps()?;
-        let pid = self.process.pid;
-        let refuse = |what: &str| Error::RemoteCall {
-            pid,
-            what: format!(
-                "{REPLACE}: it is at the limit of its {what}, which must be raised first"
-            ),
-            source: std::io::Error::from_raw_os_error(libc::ENOMEM),
-        };
-        let most = std::fs::read_to_string("/proc/sys/vm/max_map_count")
-            .ok()
-            .and_then(|text| text.trim().parse::<usize>().ok())
-            .unwrap_or(65530);
-        // Each page may make three mappings of one.
-        if self.maps.len().saturating_add(16 + 2 * count) > most {
-            return Err(refuse("mappings"));
-        }
-        let limits = std::fs::read_to_string(self.process.dir().join("limits")).unwrap_or_default();
-        let limit = limits.lines().find_map(|line| {
-            let value = line
-                .strip_prefix("Max address space")?
-                .split_ascii_whitespace()
-                .next()?;
-            value.parse::<u64>().ok()
-        });
-        let size = crate::process::status_field(&self.process.live(), "VmSize")
-            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
-            .unwrap_or(0);
-        if limit.is_some_and(|limit| size * 1024 + room > limit) {
-            return Err(refuse("address space"));
-        }
-        Ok(())
     }
 }

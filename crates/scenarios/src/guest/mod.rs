@@ -19,7 +19,7 @@ const MANIFEST: &str = "/manifest";
 
 /// The programs that run in the guest.
 const PROGRAMS: &[&str] = &[
-    "many", "contract", "sleeper", "gsbase", "eintr", "seccomp", "altstack",
+    "many", "contract", "sleeper", "gsbase", "eintr", "seccomp", "altstack", "scarce",
 ];
 
 /// Builds the programs and their patches, and puts all that the scenarios need into a system.

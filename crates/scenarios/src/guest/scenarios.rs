@@ -26,6 +26,7 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("task-with-its-own-gs", task_with_its_own_gs),
     ("system-calls", system_calls),
     ("filters-and-stacks", filters_and_stacks),
+    ("memory-that-is-not-promised", memory_that_is_not_promised),
 ];
 
 const LEAVE: &[&str] = &["--timeout", "2s", "--on-timeout", "leave"];
@@ -392,4 +393,59 @@ fn filters_and_stacks() -> String {
         target.finish();
     }
     String::new()
+}
+
+/// What the kernel keeps for the whole machine, put back when dropped.
+struct Setting {
+    path: PathBuf,
+    before: String,
+}
+
+impl Setting {
+    fn set(name: &str, value: &str) -> Self {
+        let path = Path::new("/proc/sys/vm").join(name);
+        let before = std::fs::read_to_string(&path).expect("a setting");
+        let setting = Self { path, before };
+        setting.write(value);
+        setting
+    }
+
+    fn write(&self, value: &str) {
+        let written = std::fs::write(&self.path, value);
+        written.unwrap_or_else(|e| panic!("{}: {value}: {e}", self.path.display()));
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        self.write(self.before.trim());
+    }
+}
+
+/// The machine promises no more memory than it has, and the program has taken all that it gets; root gets some more.
+fn memory_that_is_not_promised() -> String {
+    const OF_ROOT: u64 = 64 << 10;
+    const LEFT: u64 = 16 << 10;
+    let (mut target, klp) = begin("scarce", &[]);
+    assert_eq!(target.ask("weaken"), "ok");
+    let promised = &inspect::status("/proc/meminfo")["Committed_AS"];
+    let promised = promised
+        .split(' ')
+        .next()
+        .and_then(|kib| kib.parse::<u64>().ok());
+    let limit = promised.expect("a number") + OF_ROOT + LEFT;
+    let _of_root = Setting::set("admin_reserve_kbytes", &OF_ROOT.to_string());
+    let _limit = Setting::set("overcommit_kbytes", &limit.to_string());
+    let strict = Setting::set("overcommit_memory", "2");
+    let taken = target.ask("fill");
+    assert_ne!(taken, "0 KiB");
+    target.rebase(target.pid());
+    let refused = target.load(&klp, LONG);
+    check(&refused, "allowed map variables vm.overcommit_memory");
+    target.assert_untouched();
+    target.expect("old");
+    drop(strict);
+    round(&mut target, &klp, &[]);
+    target.finish();
+    format!("{taken} were taken")
 }
