@@ -63,6 +63,7 @@ fn programs_are_well_when_left_alone() {
         "backtrace",
         "unwinder_held",
         "unwinder_fiber",
+        "musl_unwinder",
         "scarce",
     ];
     for name in names {

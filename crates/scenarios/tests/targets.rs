@@ -26,6 +26,35 @@ fn musl_programs() {
     }
 }
 
+/// What is certain of a thread of the GNU C library is not of one of musl's: nobody is made to register anything. A patch
+/// that brings no call frame information has nothing to register, and stacks end at it.
+#[test]
+fn musl_programs_with_an_unwinder() {
+    let plan = Plan::read("musl_unwinder");
+    for build in plan.targets() {
+        if !has_compilers([&build]) {
+            continue;
+        }
+        let exe = compile_target(&plan, &build);
+        let patch = Build::new("gcc -O2 pic");
+        let klp = compile_patch(&plan, &patch, &exe);
+        let mut target = Target::start(&plan, &exe, &[]);
+        target.expect("old");
+        let pid = target.pid_text();
+        let load = ["load", klp.to_str().expect("UTF-8"), "--pid", &pid];
+        both_ways(&load, None, "musl_unwinder GNU call|frame|information");
+        target.expect("old");
+        target.assert_untouched();
+        let bare = patch.flag("-fno-asynchronous-unwind-tables");
+        let klp = compile_patch(&plan, &bare, &exe);
+        target.load(&klp, &[]).result(0, "loaded");
+        target.expect("main() is not seen");
+        target.unload(&[]).result(0, "unloaded");
+        target.expect("old");
+        target.finish();
+    }
+}
+
 /// In a static program nothing is imported: coroutines are found by what is linked in.
 #[test]
 fn static_program_with_coroutines() {
