@@ -1,11 +1,13 @@
 //! One function per command.
 
 use crate::checked::Checked;
+use crate::compared::Compared;
 use crate::failure::Failure;
 use crate::freed::Freed;
 use crate::view::{Listed, Processes, Shown, Status, Transitioned, moved};
 use indicatif::{ProgressBar, ProgressStyle};
 use livegraft_patchfile::{Info, Input, Patch, Target, TargetElf, counted};
+use livegraft_build::compare;
 use livegraft_process::engine::Progress;
 use livegraft_process::{Engine, Method, Options, Report, process, symbolfile};
 use std::fs;
@@ -86,6 +88,29 @@ fn name_of(path: &Path) -> Result<String, Failure> {
     name.filter(|name| !name.is_empty())
         .map(str::to_owned)
         .ok_or_else(|| Failure::Name(path.to_owned()))
+}
+
+/// Nothing is written that was refused, or that changes no code.
+pub fn diff(
+    original: &Path,
+    patched: &Path,
+    output: Option<&Path>,
+    options: &compare::Options,
+) -> Outcome {
+    let (old, new) = (read(original)?, read(patched)?);
+    let failed = |source| Failure::Compare {
+        original: original.to_owned(),
+        patched: patched.to_owned(),
+        source,
+    };
+    let comparison = compare::compare(&old, &new, options).map_err(failed)?;
+    let mut compared = Compared::new(original, patched, &comparison);
+    if let Some(output) = output.filter(|_| compared.is_usable()) {
+        let bytes = compare::extract(&comparison).map_err(failed)?;
+        fs::write(output, bytes).map_err(Failure::file(output))?;
+        compared.output = Some(output.to_owned());
+    }
+    Ok(Shown::Compared(compared))
 }
 
 pub fn info(path: &Path) -> Outcome {

@@ -23,6 +23,16 @@ pub enum Failure {
     /// From packing.
     #[error(transparent)]
     Pack(PatchError),
+    /// From comparing objects.
+    #[error("{original} and {patched}: {source}", original = .original.display(), patched = .patched.display())]
+    Compare {
+        /// The first object.
+        original: PathBuf,
+        /// The second.
+        patched: PathBuf,
+        /// Why.
+        source: livegraft_build::compare::Error,
+    },
     /// A file that can't be read or written.
     #[error("{path}: {source}")]
     File {
@@ -48,6 +58,7 @@ impl Failure {
             Failure::Process(error) => error.kind(),
             Failure::Patch { .. } => "patch-file",
             Failure::Pack(_) => "pack",
+            Failure::Compare { .. } => "compare",
             Failure::File { .. } => "file",
             Failure::Name(_) => "patch-name",
         }

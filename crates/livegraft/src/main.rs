@@ -4,6 +4,7 @@
 
 mod checked;
 mod commands;
+mod compared;
 mod failure;
 mod freed;
 mod stack;
@@ -44,6 +45,22 @@ enum Command {
         /// Where to write the patch; its name is the file's name without `.klp`
         #[arg(short, long)]
         output: PathBuf,
+    },
+    /// Show what changed between two objects of one source file, function by function
+    Diff {
+        /// Compiled from the source of what runs, with -ffunction-sections -fdata-sections, and -g if it can be had
+        original: PathBuf,
+        /// Compiled in the same way from the source with the fix
+        patched: PathBuf,
+        /// Where to write an object with only what a patch needs
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+        /// A symbol, or a kind of refusals (data, struct, never-returns, ...), that you take on
+        #[arg(long, value_name = "SYMBOL|KIND")]
+        allow: Vec<String>,
+        /// Take the callers of this function along, although they did not change
+        #[arg(long, value_name = "FUNCTION")]
+        with_callers: Vec<String>,
     },
     /// Show what is inside a patch file
     Info {
@@ -244,6 +261,19 @@ fn main() -> ExitCode {
             target,
             output,
         } => commands::pack(objects, target, output),
+        Command::Diff {
+            original,
+            patched,
+            output,
+            allow,
+            with_callers,
+        } => {
+            let options = livegraft_build::compare::Options {
+                allow: allow.clone(),
+                with_callers: with_callers.clone(),
+            };
+            commands::diff(original, patched, output.as_deref(), &options)
+        }
         Command::Info { patch } => commands::info(patch),
         Command::Load {
             patch,

@@ -1,6 +1,7 @@
 //! What commands show: plain structures, one JSON document or text for people. The field names are stable.
 
 use crate::checked::Checked;
+use crate::compared::Compared;
 use crate::freed::Freed;
 use crate::stack::{Stack, Stacks};
 use livegraft_model::{Operation, PatchState};
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub enum Shown {
     Packed { path: PathBuf, info: Box<Info> },
     Info(Box<Info>),
+    Compared(Compared),
     Transition(Transitioned),
     NothingOpen { pid: i32 },
     Symbols { path: PathBuf, functions: usize },
@@ -543,6 +545,7 @@ impl Shown {
         match self {
             Shown::Transition(transitioned) => transitioned.exit_code(),
             Shown::Freed(freed) => freed.exit_code(),
+            Shown::Compared(compared) => compared.exit_code(),
             _ => ExitCode::SUCCESS,
         }
     }
@@ -551,6 +554,7 @@ impl Shown {
         match self {
             Shown::Packed { path, info } => writeln!(f, "{} is packed.\n{info}", path.display()),
             Shown::Info(info) => writeln!(f, "{info}"),
+            Shown::Compared(compared) => write!(f, "{compared}"),
             Shown::Transition(transitioned) => write!(f, "{transitioned}"),
             Shown::NothingOpen { pid } => {
                 writeln!(
@@ -575,6 +579,7 @@ impl Shown {
                 Ok(serde_json::json!({"output": path, "patch": info}).to_string())
             }
             Shown::Info(info) => serde_json::to_string(info),
+            Shown::Compared(compared) => serde_json::to_string(compared),
             Shown::Transition(transitioned) => serde_json::to_string(transitioned),
             Shown::NothingOpen { pid } => {
                 Ok(serde_json::json!({"pid": pid, "result": "nothing-open"}).to_string())

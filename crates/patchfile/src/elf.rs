@@ -26,53 +26,82 @@ pub(crate) const SHT_PROGBITS: u32 = elf::SHT_PROGBITS.0;
 pub(crate) const SHT_X86_64_UNWIND: u32 = elf::SHT_X86_64_UNWIND.0;
 
 /// A relocatable object. Sections and symbols keep the numbers they have in the file; number 0 is the null entry.
-pub(crate) struct Image<'a> {
+pub struct Image<'a> {
+    /// The section table.
     pub sections: Vec<Sec<'a>>,
+    /// The symbol table.
     pub symbols: Vec<Sym>,
 }
 
 /// A section with the relocations that apply to it.
-pub(crate) struct Sec<'a> {
+#[derive(Clone)]
+pub struct Sec<'a> {
+    /// Its name.
     pub name: String,
+    /// `sh_type`.
     pub sh_type: u32,
+    /// `sh_flags`.
     pub flags: u64,
+    /// `sh_addralign`, at least 1; unchecked otherwise.
     pub align: u64,
+    /// `sh_size`; larger than `data` for SHT_NOBITS.
     pub size: u64,
+    /// `sh_entsize`.
     pub entsize: u64,
+    /// `sh_link`.
     pub link: u32,
+    /// The bytes; empty for SHT_NOBITS.
     pub data: Cow<'a, [u8]>,
+    /// The relocations that apply to it; their offsets are unchecked.
     pub relas: Vec<Rela>,
 }
 
 /// A relocation of a section.
 #[derive(Clone, Copy)]
-pub(crate) struct Rela {
+pub struct Rela {
+    /// `r_offset`, in the section.
     pub offset: u64,
+    /// R_X86_64_*.
     pub r_type: u32,
+    /// Index into [`Image::symbols`].
     pub symbol: usize,
+    /// `r_addend`.
     pub addend: i64,
     /// The section that it was read from.
     pub via: usize,
 }
 
+/// A symbol.
 #[derive(Clone)]
-pub(crate) struct Sym {
+pub struct Sym {
+    /// Its name; empty for section symbols.
     pub name: String,
+    /// STB_*.
     pub bind: u8,
+    /// STT_*.
     pub kind: u8,
+    /// `st_other`: the visibility.
     pub other: u8,
+    /// `st_shndx`.
     pub place: SymPlace,
+    /// `st_value`: an offset in its section; unchecked.
     pub value: u64,
+    /// `st_size`; unchecked.
     pub size: u64,
 }
 
 /// `st_shndx`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SymPlace {
+pub enum SymPlace {
+    /// SHN_UNDEF.
     Undefined,
+    /// SHN_ABS.
     Absolute,
+    /// SHN_COMMON.
     Common,
+    /// SHN_LIVEPATCH: a symbol of the target.
     Livepatch,
+    /// Index into [`Image::sections`].
     Section(usize),
 }
 
@@ -109,6 +138,9 @@ pub(crate) fn header(bytes: &[u8]) -> Result<&FileHeader64<Le>, Error> {
 
 impl<'a> Image<'a> {
     /// Reads and checks everything but the meaning of relocations.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Error> {
         let header = header(bytes)?;
         let table = header
@@ -228,6 +260,7 @@ impl<'a> Image<'a> {
         Ok(Image { sections, symbols })
     }
 
+    /// The first section of a name.
     pub fn section_named(&self, name: &str) -> Option<usize> {
         self.sections.iter().position(|s| s.name == name)
     }
@@ -243,6 +276,7 @@ impl<'a> Image<'a> {
 }
 
 impl Sec<'_> {
+    /// SHF_ALLOC.
     pub fn is_alloc(&self) -> bool {
         self.flags & SHF_ALLOC != 0
     }

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clobber;
-mod elf;
+pub mod elf;
 mod error;
 #[cfg(test)]
 mod hostile;
@@ -28,3 +28,4 @@ pub use patch::*;
 pub use relocation::{relocation_name, relocation_width};
 pub use target::{SymbolKind, TargetElf, TargetSymbol};
 pub use words::counted;
+pub use write::write as write_object;

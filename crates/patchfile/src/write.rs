@@ -23,7 +23,10 @@ struct RelaSection<'i> {
 /// Writes the sections and symbols that `keep` says, with relocations by the object that they belong to: `objects`
 /// gives for each symbol the name of its object if it is SHN_LIVEPATCH. The section table comes last, so that every
 /// truncation is seen.
-pub(crate) fn write(
+///
+/// # Errors
+/// [`Error::Write`].
+pub fn write(
     image: &Image<'_>,
     keep_section: &[bool],
     keep_symbol: &[bool],

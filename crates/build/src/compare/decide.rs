@@ -1,0 +1,364 @@
+//! From the comparison of single functions to what goes into the patch.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::code::{self, Verdict};
+use super::correlate::{Unclear, correlate, meant};
+use super::dwarf::Inlined;
+use super::error::Error;
+use super::frames::{Frames, same_tables};
+use super::lines::Lines;
+use super::module::{Item, Meaning, Module, is_constant};
+use super::names;
+use super::pair::{Pair, is_private_constant};
+use super::plan::Plan;
+use super::refuse::{self, Refusal};
+use super::{Datum, Function, Options, Status, Why};
+
+/// What [`super::Comparison`] is made of.
+pub(super) struct Decided {
+    pub functions: Vec<Function>,
+    pub data: Vec<Datum>,
+    pub refusals: Vec<Refusal>,
+    pub allowed: Vec<Refusal>,
+    pub plan: Plan,
+}
+
+/// What is known so far; functions by their number in the patched object.
+pub(super) struct State<'p, 'm, 'a> {
+    pub pair: &'p Pair<'m, 'a>,
+    pub unclear: &'p [Unclear],
+    pub changed: BTreeMap<usize, BTreeSet<Why>>,
+    pub new: BTreeSet<usize>,
+    pub removed: BTreeSet<usize>,
+}
+
+pub(super) fn decide(
+    old: &Module<'_>,
+    new: &Module<'_>,
+    options: &Options,
+) -> Result<Decided, Error> {
+    let mut pair = Pair::new(old, new);
+    let unclear = correlate(&mut pair);
+    let pair = pair;
+    let frames = [Frames::new(old), Frames::new(new)];
+    let mut state = State {
+        pair: &pair,
+        unclear: &unclear,
+        changed: BTreeMap::new(),
+        new: BTreeSet::new(),
+        removed: BTreeSet::new(),
+    };
+    let differs = state.compare_all(&frames);
+    state.find_reasons(&differs);
+    state.parts();
+    state.with_callers(options);
+    state.parts();
+    if pair.exhausted() {
+        return Err(Error::TooMuch);
+    }
+    let mut plan = Plan::default();
+    let taken: BTreeSet<usize> = state.changed.keys().chain(&state.new).copied().collect();
+    plan.complete(&pair, &frames[1], &taken)?;
+    plan.replaced = state
+        .changed
+        .keys()
+        .copied()
+        .filter(|&f| new.item(f).is_some_and(|i| part_owner(new, i).is_none()))
+        .collect();
+    let data = state.data(&plan);
+    let (refusals, allowed) = refuse::refuse(&state, &plan, options);
+    Ok(Decided {
+        functions: state.functions(),
+        data,
+        refusals,
+        allowed,
+        plan,
+    })
+}
+
+/// The function that an item is a part of, if the object has it.
+pub(super) fn part_owner(module: &Module<'_>, item: &Item) -> Option<usize> {
+    let owner = names::owner_of_part(&item.name)?;
+    let found = module.functions().filter(|(_, f)| f.name == owner);
+    let mut found: Vec<usize> = found.map(|(number, _)| number).collect();
+    if found.len() > 1 {
+        found.retain(|&f| module.item(f).is_some_and(|f| f.file == item.file));
+    }
+    found.first().copied()
+}
+
+impl State<'_, '_, '_> {
+    /// Compares each function with its counterpart; gives where those that differ do so first.
+    fn compare_all(&mut self, frames: &[Frames; 2]) -> HashMap<usize, (u64, u64)> {
+        let pair = self.pair;
+        let mut differs = HashMap::new();
+        let mut same = Vec::new();
+        let mut candidates = Vec::new();
+        for (number, _) in pair.new.functions() {
+            let Some(old) = pair.backward.get(number).copied().flatten() else {
+                self.new.insert(number);
+                continue;
+            };
+            match code::compare(pair, old, number) {
+                Verdict::Same => same.push((old, number)),
+                Verdict::Immediates(steps) => candidates.push((old, number, steps)),
+                Verdict::Differs(at_old, at_new) => {
+                    differs.insert(number, (at_old, at_new));
+                }
+            }
+        }
+        for (old, _) in pair.old.functions() {
+            if pair.forward.get(old).copied().flatten().is_none() {
+                self.removed.insert(old);
+            }
+        }
+        for (old, new, at) in Lines::new(pair, &same, &candidates).unproven() {
+            differs.insert(new, at);
+            same.retain(|&s| s != (old, new));
+        }
+        let proven = candidates
+            .iter()
+            .map(|(old, new, _)| (*old, *new))
+            .filter(|(_, n)| !differs.contains_key(n));
+        same.extend(proven.collect::<Vec<_>>());
+        for (old, new) in same {
+            if !same_tables(pair, frames, old, new) {
+                self.changed.entry(new).or_default().insert(Why::Exceptions);
+            }
+        }
+        differs
+    }
+
+    fn find_reasons(&mut self, differs: &HashMap<usize, (u64, u64)>) {
+        let pair = self.pair;
+        let inlined = if differs.is_empty() {
+            None
+        } else {
+            Inlined::read(pair.new)
+        };
+        for (&number, &(_, at)) in differs {
+            let why = pair.new.item(number).map(|item| {
+                let name = item.section.zip(inlined.as_ref());
+                let name =
+                    name.and_then(|(section, i)| i.at(section, item.start.saturating_add(at)));
+                let callee = || self.relied_on(number, differs);
+                match name {
+                    Some(name) => Why::Inlined(name.to_owned()),
+                    None => callee().map_or(Why::Code, Why::Registers),
+                }
+            });
+            self.changed
+                .entry(number)
+                .or_default()
+                .insert(why.unwrap_or(Why::Code));
+        }
+    }
+
+    /// A changed function that this one calls, if all that differs are registers and moves.
+    fn relied_on(&self, number: usize, differs: &HashMap<usize, (u64, u64)>) -> Option<String> {
+        let pair = self.pair;
+        let old = pair.backward.get(number).copied().flatten()?;
+        let (a, b) = (
+            code::decode(pair.old, old)?,
+            code::decode(pair.new, number)?,
+        );
+        if !code::same_but_registers(&a, &b) {
+            return None;
+        }
+        let relas = pair.new.relas_of(pair.new.item(number)?);
+        relas.iter().find_map(|rela| match meant(pair.new, rela) {
+            Meaning::Item(to, 0) if to != number && differs.contains_key(&to) => {
+                pair.new.item(to).map(|i| i.name.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// A function and the parts that were split off it go together.
+    fn parts(&mut self) {
+        let module = self.pair.new;
+        let owners: Vec<(usize, usize)> = module
+            .functions()
+            .filter_map(|(part, item)| Some((part, part_owner(module, item)?)))
+            .collect();
+        let name = |item: usize| {
+            module
+                .item(item)
+                .map(|i| i.name.clone())
+                .unwrap_or_default()
+        };
+        loop {
+            let mut more = false;
+            for &(part, owner) in &owners {
+                let part_in = self.changed.contains_key(&part) || self.new.contains(&part);
+                let owner_in = self.changed.contains_key(&owner) || self.new.contains(&owner);
+                if part_in && !owner_in {
+                    self.changed
+                        .entry(owner)
+                        .or_default()
+                        .insert(Why::HasPart(name(part)));
+                    more = true;
+                } else if owner_in && !part_in {
+                    self.changed
+                        .entry(part)
+                        .or_default()
+                        .insert(Why::Part(name(owner)));
+                    more = true;
+                }
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn with_callers(&mut self, options: &Options) {
+        if options.with_callers.is_empty() {
+            return;
+        }
+        let module = self.pair.new;
+        let wanted = |item: usize| {
+            let item = module.item(item)?;
+            let name = names::source_name(&item.name);
+            let asked = options
+                .with_callers
+                .iter()
+                .find(|w| **w == item.name || w.as_str() == name)?;
+            item.kind.is_code().then(|| asked.clone())
+        };
+        for (number, item) in module.functions() {
+            if self.changed.contains_key(&number) || self.new.contains(&number) {
+                continue;
+            }
+            let callee = module
+                .relas_of(item)
+                .iter()
+                .find_map(|rela| match meant(module, rela) {
+                    Meaning::Item(to, _) if to != number => wanted(to),
+                    Meaning::Extern(symbol, _) => {
+                        let name = module.image.symbols.get(symbol).map(|s| s.name.as_str());
+                        options
+                            .with_callers
+                            .iter()
+                            .find(|w| Some(w.as_str()) == name)
+                            .cloned()
+                    }
+                    _ => None,
+                });
+            if let Some(callee) = callee {
+                self.changed
+                    .entry(number)
+                    .or_default()
+                    .insert(Why::Calls(callee));
+            }
+        }
+    }
+
+    fn functions(&self) -> Vec<Function> {
+        let pair = self.pair;
+        let describe = |module: &Module<'_>, item: &Item| Function {
+            name: item.name.clone(),
+            file: module.file_of(item).map(str::to_owned),
+            global: item.global,
+            status: Status::Unchanged,
+            why: Vec::new(),
+            old_size: None,
+            new_size: None,
+        };
+        let mut functions = Vec::new();
+        for (number, item) in pair.new.functions() {
+            let old = pair
+                .backward
+                .get(number)
+                .copied()
+                .flatten()
+                .and_then(|o| pair.old.item(o));
+            let mut function = match old {
+                Some(old) => Function {
+                    old_size: Some(old.size),
+                    ..describe(pair.old, old)
+                },
+                None => describe(pair.new, item),
+            };
+            function.new_size = Some(item.size);
+            if self.new.contains(&number) {
+                function.status = Status::New;
+            } else if let Some(why) = self.changed.get(&number) {
+                function.status = Status::Changed;
+                function.why = why.iter().cloned().collect();
+            }
+            functions.push(function);
+        }
+        for item in self.removed.iter().filter_map(|&o| pair.old.item(o)) {
+            let old_size = Some(item.size);
+            functions.push(Function {
+                status: Status::Removed,
+                old_size,
+                ..describe(pair.old, item)
+            });
+        }
+        functions
+    }
+
+    /// Named variables and constants that are not what they were.
+    fn data(&self, plan: &Plan) -> Vec<Datum> {
+        let pair = self.pair;
+        let constant = |module: &Module<'_>, item: &Item| {
+            let section = item.section.and_then(|s| module.section(s));
+            section.is_some_and(is_constant)
+        };
+        let mut data = Vec::new();
+        for (number, item) in pair
+            .new
+            .items
+            .iter()
+            .enumerate()
+            .filter(|(_, i)| !i.kind.is_code())
+        {
+            let old = pair
+                .backward
+                .get(number)
+                .copied()
+                .flatten()
+                .and_then(|o| pair.old.item(o));
+            let status = match old {
+                None => Status::New,
+                Some(old) if !pair.same_value(old, item) => Status::Changed,
+                Some(_) => continue,
+            };
+            // A static constant that nothing in the patch uses is nobody's.
+            if is_private_constant(pair.new, item)
+                && !plan.items.contains(&number)
+                && status == Status::New
+            {
+                continue;
+            }
+            data.push(Datum {
+                name: old.unwrap_or(item).name.clone(),
+                status,
+                constant: constant(pair.new, item),
+                old_size: old.map(|o| o.size),
+                new_size: Some(item.size),
+            });
+        }
+        for (number, item) in pair
+            .old
+            .items
+            .iter()
+            .enumerate()
+            .filter(|(_, i)| !i.kind.is_code())
+        {
+            if pair.forward.get(number).copied().flatten().is_none() {
+                data.push(Datum {
+                    name: item.name.clone(),
+                    status: Status::Removed,
+                    constant: constant(pair.old, item),
+                    old_size: Some(item.size),
+                    new_size: None,
+                });
+            }
+        }
+        data
+    }
+}

@@ -1,0 +1,693 @@
+//! A relocatable object with only what a patch needs.
+//!
+//! It holds the new versions of the changed functions under their old names, as local symbols: who refers to such a
+//! function, by a call or by its address, means its entry in the target, an undefined symbol, as everybody else does. A
+//! part that was split off, and a table that leads into a function, mean the version that they belong to.
+//!
+//! Two sections that are not loaded say what names alone do not. Each is an array of records of 40 bytes:
+//!
+//! | offset | field |
+//! |---|---|
+//! | 0 | R_X86_64_64: the symbol in this object |
+//! | 8, 16 | R_X86_64_64: the name in the original object; the name of its source file (0 for a global symbol) |
+//! | 24 | `st_size` in the original object |
+//! | 32 | `st_type` |
+//! | 36 | 0, or which of the file's local symbols of this name and type it is, counted from 1 in the order of the symbol table |
+//!
+//! [`REPLACED_SECTION`]: functions that replace one; [`LOCALS_SECTION`]: undefined symbols that mean a local one.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use livegraft_patchfile::elf::{Image, Rela, Sec, Sym, SymPlace};
+use livegraft_patchfile::write_object;
+use object::elf;
+
+use super::code::{decode, is_near_branch};
+use super::decide::part_owner;
+use super::frames::{Frame, Frames};
+use super::module::{Item, Meaning, Module, is_pc_relative};
+use super::pair::is_string_section;
+use super::plan::{Plan, Reference, of_content, of_item};
+use super::{Comparison, Error};
+
+/// See the module.
+pub const REPLACED_SECTION: &str = ".livegraft.replaced";
+/// See the module.
+pub const LOCALS_SECTION: &str = ".livegraft.locals";
+/// Where the records' names are.
+const NAMES_SECTION: &str = ".livegraft.names";
+/// R_X86_64_64.
+const ABS64: u32 = 1;
+
+/// Writes what a patch needs of the patched object.
+///
+/// # Errors
+/// [`Error::Unnamed`] for what no symbol of the target can name, [`Error::Write`].
+pub fn extract(comparison: &Comparison<'_>) -> Result<Vec<u8>, Error> {
+    let mut out = Output {
+        old: &comparison.original,
+        new: &comparison.patched,
+        plan: &comparison.plan,
+        image: Image {
+            sections: Vec::new(),
+            symbols: Vec::new(),
+        },
+        items: HashMap::new(),
+        pieces: BTreeMap::new(),
+        undefined: HashMap::new(),
+        names: HashSet::new(),
+        records: [Vec::new(), Vec::new()],
+    };
+    out.image
+        .sections
+        .push(section("", 0, 0, Cow::Borrowed(&[])));
+    out.image.symbols.push(symbol(
+        String::new(),
+        elf::STB_LOCAL.0,
+        0,
+        SymPlace::Undefined,
+    ));
+    out.place();
+    out.relocate()?;
+    out.frames()?;
+    out.write_records();
+    let keep = |n: usize| vec![true; n];
+    let count = out.image.symbols.len();
+    write_object(
+        &out.image,
+        &keep(out.image.sections.len()),
+        &keep(count),
+        &vec![None; count],
+    )
+    .map_err(|e| Error::Write(e.to_string()))
+}
+
+fn section<'a>(name: &str, sh_type: u32, flags: u64, data: Cow<'a, [u8]>) -> Sec<'a> {
+    Sec {
+        name: name.to_owned(),
+        sh_type,
+        flags,
+        align: 1,
+        size: data.len() as u64,
+        entsize: 0,
+        link: 0,
+        data,
+        relas: Vec::new(),
+    }
+}
+
+fn symbol(name: String, bind: u8, kind: u8, place: SymPlace) -> Sym {
+    Sym {
+        name,
+        bind,
+        kind,
+        other: 0,
+        place,
+        value: 0,
+        size: 0,
+    }
+}
+
+/// What is said of a symbol beyond its name.
+struct Record {
+    symbol: usize,
+    name: String,
+    file: Option<String>,
+    size: u64,
+    kind: u8,
+    occurrence: u32,
+}
+
+struct Output<'c, 'a> {
+    old: &'c Module<'a>,
+    new: &'c Module<'a>,
+    plan: &'c Plan,
+    image: Image<'a>,
+    /// For each item that comes along its section and symbol.
+    items: HashMap<usize, (usize, usize)>,
+    /// For each stretch of content, by section and start: end, section here, section symbol, offset there.
+    pieces: BTreeMap<(usize, u64), (u64, usize, usize, u64)>,
+    /// Undefined symbols by what they mean: a symbol of the patched object, or an item.
+    undefined: HashMap<Result<usize, usize>, usize>,
+    names: HashSet<String>,
+    records: [Vec<Record>; 2],
+}
+
+impl<'c, 'a> Output<'c, 'a> {
+    fn add_section(&mut self, section: Sec<'a>) -> usize {
+        self.image.sections.push(section);
+        self.image.sections.len().saturating_sub(1)
+    }
+
+    fn add_symbol(&mut self, symbol: Sym) -> usize {
+        if symbol.bind != elf::STB_LOCAL.0 {
+            self.names.insert(symbol.name.clone());
+        }
+        self.image.symbols.push(symbol);
+        self.image.symbols.len().saturating_sub(1)
+    }
+
+    fn section_symbol(&mut self, section: usize) -> usize {
+        let place = SymPlace::Section(section);
+        self.add_symbol(symbol(
+            String::new(),
+            elf::STB_LOCAL.0,
+            elf::STT_SECTION.0,
+            place,
+        ))
+    }
+
+    /// Gives everything that comes along its section.
+    fn place(&mut self) {
+        let (plan, new) = (self.plan, self.new);
+        for &number in &plan.items {
+            let Some(item) = new.item(number) else {
+                continue;
+            };
+            let sym = new.image.symbols.get(item.symbol);
+            let kind = sym.map_or(0, |s| s.kind);
+            let counterpart = plan
+                .backward
+                .get(number)
+                .copied()
+                .flatten()
+                .and_then(|o| self.old.item(o));
+            let replaces = item.kind.is_code() && counterpart.is_some();
+            let name = counterpart.map_or_else(|| item.name.clone(), |o| o.name.clone());
+            let from = item.section.and_then(|s| new.section(s));
+            let at = match from {
+                Some(from) => {
+                    let range = item.start as usize..item.start.saturating_add(item.size) as usize;
+                    let data = match &from.data {
+                        Cow::Borrowed(data) => Cow::Borrowed(data.get(range).unwrap_or(&[])),
+                        Cow::Owned(data) => Cow::Owned(data.get(range).unwrap_or(&[]).to_vec()),
+                    };
+                    let drop = elf::SHF_MERGE.0
+                        | elf::SHF_STRINGS.0
+                        | elf::SHF_GROUP.0
+                        | elf::SHF_INFO_LINK.0;
+                    let flags = from.flags & !drop & !elf::SHF_LINK_ORDER.0;
+                    let kept = section_name(&from.name, &name);
+                    let mut sec = section(&kept, from.sh_type, flags, data);
+                    sec.size = item.size;
+                    sec.align = alignment(from.align, item.start);
+                    sec
+                }
+                None => {
+                    let align = sym.map_or(1, |s| s.value.max(1));
+                    let flags = elf::SHF_ALLOC.0 | elf::SHF_WRITE.0;
+                    let mut sec = section(
+                        &format!(".bss.{name}"),
+                        elf::SHT_NOBITS.0,
+                        flags,
+                        Cow::Borrowed(&[]),
+                    );
+                    sec.size = item.size;
+                    sec.align = if align.is_power_of_two() { align } else { 1 };
+                    sec
+                }
+            };
+            let here = self.add_section(at);
+            let private = replaces || !item.global || counterpart.is_some() && !item.shared;
+            let bind = if private {
+                elf::STB_LOCAL.0
+            } else {
+                sym.map_or(elf::STB_GLOBAL.0, |s| s.bind)
+            };
+            let kind = if kind == elf::STT_COMMON.0 {
+                elf::STT_OBJECT.0
+            } else {
+                kind
+            };
+            let defined = Sym {
+                size: item.size,
+                other: if private {
+                    0
+                } else {
+                    sym.map_or(0, |s| s.other)
+                },
+                ..symbol(name, bind, kind, SymPlace::Section(here))
+            };
+            let defined = self.add_symbol(defined);
+            self.items.insert(number, (here, defined));
+            // Other names of the same new thing.
+            if !private {
+                for alias in item
+                    .aliases
+                    .iter()
+                    .filter_map(|&a| new.image.symbols.get(a))
+                {
+                    if alias.bind != elf::STB_LOCAL.0 {
+                        let place = SymPlace::Section(here);
+                        let alias = Sym {
+                            place,
+                            value: 0,
+                            ..alias.clone()
+                        };
+                        self.add_symbol(alias);
+                    }
+                }
+            }
+            if let Some(old) = counterpart.filter(|_| plan.replaced.contains(&number)) {
+                let record = self.record(defined, old);
+                self.records[0].push(record);
+            }
+        }
+        self.place_content();
+    }
+
+    /// Strings and constants, in one section for each that they come from.
+    fn place_content(&mut self) {
+        let (plan, new) = (self.plan, self.new);
+        for (&number, stretches) in &plan.content {
+            let Some(from) = new.section(number) else {
+                continue;
+            };
+            let drop =
+                elf::SHF_MERGE.0 | elf::SHF_STRINGS.0 | elf::SHF_GROUP.0 | elf::SHF_LINK_ORDER.0;
+            let mut sec = section(
+                &from.name,
+                from.sh_type,
+                from.flags & !drop & !elf::SHF_INFO_LINK.0,
+                Cow::Borrowed(&[]),
+            );
+            sec.align = alignment(from.align, 0);
+            let here = self.add_section(sec);
+            let symbol = self.section_symbol(here);
+            let mut data = Vec::new();
+            for (&start, &end) in stretches {
+                // Strings need no alignment beyond that of their characters.
+                let align = if is_string_section(from) {
+                    from.entsize.clamp(1, 4)
+                } else {
+                    from.align.clamp(1, 64)
+                };
+                let align = if align.is_power_of_two() {
+                    align as usize
+                } else {
+                    1
+                };
+                // The place within an aligned block stays.
+                let into = (start as usize).checked_rem(align).unwrap_or(0);
+                let at = data.len().next_multiple_of(align).saturating_add(into);
+                data.resize(at, 0);
+                data.extend_from_slice(from.data.get(start as usize..end as usize).unwrap_or(&[]));
+                self.pieces
+                    .insert((number, start), (end, here, symbol, at as u64));
+            }
+            if let Some(sec) = self.image.sections.get_mut(here) {
+                sec.size = data.len() as u64;
+                sec.data = Cow::Owned(data);
+            }
+        }
+    }
+
+    fn record(&self, symbol: usize, old: &Item) -> Record {
+        let table = &self.old.image.symbols;
+        let kind = table.get(old.symbol).map_or(0, |s| s.kind);
+        let mut file = 0;
+        let mut same = Vec::new();
+        for (number, s) in table.iter().enumerate() {
+            if s.kind == elf::STT_FILE.0 {
+                file = number;
+            } else if s.name == old.name
+                && s.kind == kind
+                && s.bind == elf::STB_LOCAL.0
+                && Some(file) == old.file.or(Some(0))
+                && s.place != SymPlace::Undefined
+            {
+                same.push(number);
+            }
+        }
+        let occurrence = match same.as_slice() {
+            [_] | [] => 0,
+            several => several
+                .iter()
+                .position(|&n| n == old.symbol)
+                .map_or(0, |n| n as u32 + 1),
+        };
+        Record {
+            symbol,
+            name: old.name.clone(),
+            file: self
+                .old
+                .file_of(old)
+                .filter(|_| !old.global)
+                .map(str::to_owned),
+            size: old.size,
+            kind,
+            occurrence,
+        }
+    }
+
+    fn relocate(&mut self) -> Result<(), Error> {
+        let (plan, new) = (self.plan, self.new);
+        for &number in &plan.items {
+            let (Some(item), Some(&(here, _))) = (new.item(number), self.items.get(&number)) else {
+                continue;
+            };
+            self.check_branches(number, item)?;
+            for reference in of_item(new, number) {
+                let offset = reference.rela.offset.saturating_sub(item.start);
+                self.relocate_one(here, offset, &reference, Some(number))?;
+            }
+        }
+        let pieces: Vec<_> = self.pieces.iter().map(|(k, v)| (*k, *v)).collect();
+        for ((number, start), (end, here, _, at)) in pieces {
+            for reference in of_content(new, number, start, end) {
+                let offset = reference
+                    .rela
+                    .offset
+                    .saturating_sub(start)
+                    .saturating_add(at);
+                self.relocate_one(here, offset, &reference, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn relocate_one(
+        &mut self,
+        here: usize,
+        offset: u64,
+        reference: &Reference<'_>,
+        within: Option<usize>,
+    ) -> Result<(), Error> {
+        let r_type = reference.rela.r_type;
+        let (symbol, to) = self.refer(reference.meaning, within, is_pc_relative(r_type))?;
+        if let Some(sec) = self.image.sections.get_mut(here) {
+            sec.relas.push(Rela {
+                offset,
+                r_type,
+                symbol,
+                addend: to.wrapping_sub(reference.from),
+                via: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// The symbol here, and the offset from it, that something in the patched object is. `within`: the item that refers
+    /// to it.
+    fn refer(
+        &mut self,
+        meaning: Meaning,
+        within: Option<usize>,
+        relative: bool,
+    ) -> Result<(usize, i64), Error> {
+        let new = self.new;
+        match meaning {
+            Meaning::Extern(number, at) => Ok((self.undefined_symbol(number), at)),
+            Meaning::Absolute(value) => Ok((0, value)),
+            Meaning::Anonymous(section, at) => {
+                let place = u64::try_from(at).ok();
+                let piece = place.and_then(|p| {
+                    let (&(s, start), &(end, _, symbol, there)) =
+                        self.pieces.range(..=(section, p)).next_back()?;
+                    (s == section && p <= end)
+                        .then_some((symbol, there.wrapping_add(p.wrapping_sub(start))))
+                });
+                let name = new.section(section).map_or("", |s| s.name.as_str());
+                let piece = piece
+                    .ok_or_else(|| self.unnamed(within, format!("a place in section `{name}`")));
+                piece.map(|(symbol, at)| (symbol, at as i64))
+            }
+            Meaning::Item(number, at) => {
+                let Some(item) = new.item(number) else {
+                    return Ok((0, at));
+                };
+                let here = self.items.get(&number).copied();
+                let counterpart = self.plan.backward.get(number).copied().flatten();
+                // From its own parts and tables, and into its middle, a function means its version here.
+                let owner = |i: usize| new.item(i).and_then(|i| part_owner(new, i));
+                let family =
+                    within.is_none_or(|w| owner(w) == Some(number) || owner(number) == Some(w));
+                let own = match within {
+                    None => relative || at != 0,
+                    Some(w) => family || (w == number && at != 0),
+                };
+                let replaced = item.kind.is_code() && counterpart.is_some();
+                if let Some((_, symbol)) = here.filter(|_| !replaced || own) {
+                    return Ok((symbol, at));
+                }
+                if item.kind.is_code() && at != 0 {
+                    return Err(self.unnamed(within, format!("the middle of `{}`", item.name)));
+                }
+                let Some(old) = counterpart.and_then(|o| self.old.item(o)) else {
+                    return Err(self.unnamed(within, format!("`{}`", item.name)));
+                };
+                Ok((self.undefined_item(number, item, old), at))
+            }
+        }
+    }
+
+    fn unnamed(&self, within: Option<usize>, what: String) -> Error {
+        let function = within
+            .and_then(|w| self.new.item(w))
+            .map_or("a constant", |i| i.name.as_str());
+        Error::Unnamed {
+            function: function.to_owned(),
+            what,
+        }
+    }
+
+    fn undefined_symbol(&mut self, number: usize) -> usize {
+        if let Some(&known) = self.undefined.get(&Ok(number)) {
+            return known;
+        }
+        let Some(sym) = self.new.image.symbols.get(number) else {
+            return 0;
+        };
+        let sym = Sym {
+            value: 0,
+            size: 0,
+            ..sym.clone()
+        };
+        let made = self.add_symbol(sym);
+        self.undefined.insert(Ok(number), made);
+        made
+    }
+
+    /// An undefined symbol for something that the target has.
+    fn undefined_item(&mut self, number: usize, item: &Item, old: &Item) -> usize {
+        if let Some(&known) = self.undefined.get(&Err(number)) {
+            return known;
+        }
+        let mut name = old.name.clone();
+        let mut count = 1u32;
+        while self.names.contains(&name) || (!old.global && self.is_extern(&name)) {
+            count = count.saturating_add(1);
+            name = format!("{}.livegraft.{count}", old.name);
+        }
+        let sym = self.new.image.symbols.get(item.symbol);
+        let kind = sym.map_or(0, |s| s.kind);
+        let bind = if old.global {
+            sym.map_or(elf::STB_GLOBAL.0, |s| s.bind)
+        } else {
+            elf::STB_GLOBAL.0
+        };
+        let bind = if bind == elf::STB_GNU_UNIQUE.0 {
+            elf::STB_GLOBAL.0
+        } else {
+            bind
+        };
+        // Only a thread-local symbol must be known as what it is; an undefined function may be anything.
+        let kind = if kind == elf::STT_TLS.0 {
+            kind
+        } else {
+            elf::STT_NOTYPE.0
+        };
+        let made = self.add_symbol(symbol(name, bind, kind, SymPlace::Undefined));
+        self.undefined.insert(Err(number), made);
+        if !old.global {
+            let record = self.record(made, old);
+            self.records[1].push(record);
+        }
+        made
+    }
+
+    /// Whether the patched object means something in another object by a name.
+    fn is_extern(&self, name: &str) -> bool {
+        let mut symbols = self.new.image.symbols.iter();
+        symbols.any(|s| s.place == SymPlace::Undefined && s.name == name)
+    }
+
+    /// A branch to another function that the assembler has resolved can't be moved.
+    fn check_branches(&self, number: usize, item: &Item) -> Result<(), Error> {
+        if !item.kind.is_code() {
+            return Ok(());
+        }
+        let Some(code) = decode(self.new, number) else {
+            return Err(self.unnamed(Some(number), "bytes that are no instructions".to_owned()));
+        };
+        for step in code.steps.iter().filter(|s| is_near_branch(&s.ins)) {
+            let fields = code.fields(self.new, step).unwrap_or_default();
+            let inside = step.ins.near_branch_target() < item.size;
+            if fields.is_empty() && !inside {
+                return Err(self.unnamed(
+                    Some(number),
+                    "another function without a relocation".to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The call frame information of the functions, and nothing of others.
+    fn frames(&mut self) -> Result<(), Error> {
+        let new = self.new;
+        let frames = Frames::new(new);
+        let mut data = Vec::new();
+        let mut relas = Vec::new();
+        let mut cies: HashMap<(usize, u64), u64> = HashMap::new();
+        for &number in &self.plan.items {
+            let Some(&frame) = frames.of.get(&number) else {
+                continue;
+            };
+            let cie = match cies.get(&(frame.section, frame.cie.0)) {
+                Some(&at) => at,
+                None => {
+                    let at =
+                        self.copy_frame(&mut data, &mut relas, frame.section, frame.cie, None)?;
+                    cies.insert((frame.section, frame.cie.0), at);
+                    at
+                }
+            };
+            let Frame { section, fde, .. } = frame;
+            let at = self.copy_frame(&mut data, &mut relas, section, fde, Some(number))?;
+            let field = at.saturating_add(4);
+            let back = (field.saturating_sub(cie) as u32).to_le_bytes();
+            if let Some(place) = data.get_mut(field as usize..field.saturating_add(4) as usize) {
+                place.copy_from_slice(&back);
+            }
+        }
+        if !data.is_empty() {
+            let mut sec = section(
+                ".eh_frame",
+                elf::SHT_PROGBITS.0,
+                elf::SHF_ALLOC.0,
+                Cow::Owned(data),
+            );
+            sec.align = 8;
+            sec.relas = relas;
+            self.add_section(sec);
+        }
+        Ok(())
+    }
+
+    fn copy_frame(
+        &mut self,
+        data: &mut Vec<u8>,
+        relas: &mut Vec<Rela>,
+        number: usize,
+        (start, end): (u64, u64),
+        of: Option<usize>,
+    ) -> Result<u64, Error> {
+        let new = self.new;
+        let at = data.len() as u64;
+        let bytes = new
+            .section(number)
+            .and_then(|s| s.data.get(start as usize..end as usize));
+        data.extend_from_slice(bytes.unwrap_or(&[]));
+        for rela in new.relas(number, start, end) {
+            let meaning = new.meaning(rela.symbol, rela.addend);
+            // An FDE describes the version that lies here.
+            let own = of.and_then(|of| self.items.get(&of)).map(|h| h.1);
+            let (symbol, addend) = match (meaning, own) {
+                (Meaning::Item(item, at), Some(own)) if Some(item) == of => (own, at),
+                _ => self.refer(meaning, None, true)?,
+            };
+            let offset = rela.offset.saturating_sub(start).saturating_add(at);
+            relas.push(Rela {
+                offset,
+                r_type: rela.r_type,
+                symbol,
+                addend,
+                via: 0,
+            });
+        }
+        Ok(at)
+    }
+
+    fn write_records(&mut self) {
+        let [replaced, locals] = std::mem::take(&mut self.records);
+        let names = self.add_section(section(
+            NAMES_SECTION,
+            elf::SHT_PROGBITS.0,
+            0,
+            Cow::Borrowed(&[]),
+        ));
+        let names_symbol = self.section_symbol(names);
+        let mut text: Vec<u8> = Vec::new();
+        for (name, records) in [(REPLACED_SECTION, replaced), (LOCALS_SECTION, locals)] {
+            let mut sec = section(name, elf::SHT_PROGBITS.0, 0, Cow::Borrowed(&[]));
+            let mut data = Vec::new();
+            for record in &records {
+                let at = data.len() as u64;
+                let mut point = |offset: u64, symbol, addend| {
+                    let offset = at.saturating_add(offset);
+                    sec.relas.push(Rela {
+                        offset,
+                        r_type: ABS64,
+                        symbol,
+                        addend,
+                        via: 0,
+                    });
+                };
+                point(0, record.symbol, 0);
+                for (offset, name) in [(8, Some(&record.name)), (16, record.file.as_ref())] {
+                    if let Some(name) = name {
+                        point(offset, names_symbol, text.len() as i64);
+                        text.extend_from_slice(name.as_bytes());
+                        text.push(0);
+                    }
+                }
+                data.extend_from_slice(&[0; 24]);
+                data.extend_from_slice(&record.size.to_le_bytes());
+                data.extend_from_slice(&u32::from(record.kind).to_le_bytes());
+                data.extend_from_slice(&record.occurrence.to_le_bytes());
+            }
+            sec.align = 8;
+            sec.size = data.len() as u64;
+            sec.data = Cow::Owned(data);
+            self.add_section(sec);
+        }
+        if let Some(sec) = self.image.sections.get_mut(names) {
+            sec.size = text.len() as u64;
+            sec.data = Cow::Owned(text);
+        }
+    }
+}
+
+/// The name of a section of one item: that of the section it comes from, with its own name.
+fn section_name(from: &str, item: &str) -> String {
+    if from.ends_with(item) && !item.is_empty() {
+        return from.to_owned();
+    }
+    let kinds = [
+        ".text",
+        ".rodata",
+        ".data.rel.ro",
+        ".data",
+        ".bss",
+        ".tbss",
+        ".tdata",
+    ];
+    let kind = kinds.iter().find(|k| from.starts_with(**k));
+    kind.map_or_else(|| from.to_owned(), |k| format!("{k}.{item}"))
+}
+
+/// The alignment that an offset of an aligned section has.
+fn alignment(section: u64, offset: u64) -> u64 {
+    let section = if section.is_power_of_two() {
+        section.min(4096)
+    } else {
+        1
+    };
+    if offset == 0 {
+        section
+    } else {
+        section.min(1 << offset.trailing_zeros().min(12))
+    }
+}
