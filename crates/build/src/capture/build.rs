@@ -1,0 +1,340 @@
+//! The two builds.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use super::again::{parallel, repeat};
+use super::arguments::Again;
+use super::error::Error;
+use super::programs::{Program, programs};
+use super::record::{Record, Recorder};
+use super::site::{Entered, Job, Site, Way};
+use super::store::{Store, clean, copy, key, remove, work};
+use super::units::{Unit, absolute, line, units};
+use super::{Phase, Request, Told, diff};
+
+/// One run of [`super::capture`].
+pub(super) struct Session<'a> {
+    pub(super) request: &'a Request,
+    pub(super) site: Site,
+    pub(super) store: Store,
+    pub(super) told: &'a Told<'a>,
+    pub(super) interrupt: &'a AtomicBool,
+    /// The user's directories, by the user's names.
+    named: Vec<PathBuf>,
+}
+
+/// What one build has compiled, and where its tree is.
+pub(super) struct Built {
+    pub(super) tree: PathBuf,
+    pub(super) record: Record,
+    pub(super) units: Vec<Unit>,
+    /// What the diff changed, relative to the source. Empty for the original.
+    pub(super) files: Vec<PathBuf>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        request: &'a Request,
+        interrupt: &'a AtomicBool,
+        told: &'a Told<'a>,
+    ) -> Result<Self, Error> {
+        if request.command.is_empty() {
+            return Err(Error::NoCommand);
+        }
+        let named: Vec<PathBuf> = std::iter::once(&request.source)
+            .chain(&request.build_dirs)
+            .cloned()
+            .collect();
+        // A diff that does not fit is no reason to build anything.
+        let mut site = Site::new(Way::Plain, named.clone(), PathBuf::new())?;
+        diff::check(&request.diff, &site.areas()[0], &request.source)?;
+        let work = work(request.work.as_deref())?;
+        for (number, area) in site.areas().iter().enumerate() {
+            let others = site
+                .areas()
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != number);
+            let inner = others
+                .map(|(_, other)| other)
+                .chain([&work])
+                .find(|other| other.starts_with(area));
+            // A directory for the build within the source is copied with it.
+            if let Some(inner) = inner {
+                return Err(Error::Nested {
+                    inner: inner.clone(),
+                    outer: area.clone(),
+                });
+            }
+        }
+        clean(&work)?;
+        let way = if request.plain {
+            Way::Plain
+        } else {
+            Site::way(&work, interrupt)?
+        };
+        let key = key(site.areas(), &format!("{way:?}"), &request.command)?;
+        let store = Store::open(&work, &key)?;
+        site = Site::new(way, named.clone(), store.path("here"))?;
+        for name in ["tmp", "objects"] {
+            fs::create_dir_all(store.path(name)).map_err(Error::io(store.path(name)))?;
+        }
+        Ok(Self {
+            request,
+            site,
+            store,
+            told,
+            interrupt,
+            named,
+        })
+    }
+
+    /// The original build, made now or kept from another run.
+    pub(super) fn original(&self) -> Result<(Built, bool), Error> {
+        let tree = self.store.path("original");
+        if let Some(record) = self.store.record().filter(|_| tree.is_dir()) {
+            self.told.tell(Phase::Reuse);
+            return Ok((self.built(tree, record), true));
+        }
+        self.store.forget()?;
+        for name in ["tmp", "objects"] {
+            fs::create_dir_all(self.store.path(name)).map_err(Error::io(self.store.path(name)))?;
+        }
+        self.told.tell(Phase::Copy);
+        self.fetch(&tree)?;
+        let record = self
+            .build(&tree, "original")
+            .map_err(|failed| failed.error)?;
+        let built = self.built(tree, record);
+        if built.units.is_empty() {
+            return Err(Error::NoCalls);
+        }
+        let outside = |object: &&PathBuf| self.site.within(object).is_none() && object.exists();
+        if let Some(object) = built
+            .units
+            .iter()
+            .filter_map(|unit| unit.object.as_ref())
+            .find(outside)
+        {
+            return Err(Error::Outside(object.clone()));
+        }
+        self.remake(&built)?;
+        self.store.save(&built.record)?;
+        Ok((built, false))
+    }
+
+    /// The patched build: as far as the build system can, only of what differs.
+    pub(super) fn patched(&self, original: &Built) -> Result<Built, Error> {
+        let tree = self.store.path("patched");
+        self.told.tell(Phase::Apply);
+        for area in 0..self.named.len() {
+            let name = area.to_string();
+            copy(
+                &original.tree.join(&name),
+                &tree.join(&name),
+                &self.store.path("log"),
+                self.interrupt,
+            )?;
+        }
+        let mut files = self.apply(&tree)?;
+        let record = match self.build(&tree, "patched") {
+            Ok(record) => record,
+            // Not every command can be given twice: `mkdir build`. If it was the compiler that did not like the patched
+            // source, another try would only take time.
+            Err(failed) if failed.retry(original) => {
+                remove(&tree)?;
+                self.fetch(&tree)?;
+                files = self.apply(&tree)?;
+                self.build(&tree, "patched")
+                    .map_err(|failed| failed.error)?
+            }
+            Err(failed) => return Err(failed.error),
+        };
+        let mut built = self.built(tree, record);
+        built.files = files;
+        Ok(built)
+    }
+
+    fn apply(&self, tree: &Path) -> Result<Vec<PathBuf>, Error> {
+        diff::apply(&self.request.diff, &tree.join("0"), &self.request.source)
+    }
+
+    /// Copies of the user's directories.
+    fn fetch(&self, tree: &Path) -> Result<(), Error> {
+        for (number, area) in self.site.areas().iter().enumerate() {
+            copy(
+                area,
+                &tree.join(number.to_string()),
+                &self.store.path("log"),
+                self.interrupt,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn built(&self, tree: PathBuf, record: Record) -> Built {
+        let units = units(&record, &|path| self.site.host(&tree, path).is_file());
+        Built {
+            tree,
+            record,
+            units,
+            files: Vec::new(),
+        }
+    }
+
+    /// Runs the user's command in a tree.
+    fn build(&self, tree: &Path, which: &'static str) -> Result<Record, Box<Failed>> {
+        let log = self.store.path("log");
+        let _ = fs::remove_file(&log);
+        let mut progress = |calls| {
+            self.told.tell(match which {
+                "original" => Phase::BuildOriginal { calls },
+                _ => Phase::BuildPatched { calls },
+            });
+        };
+        progress(0);
+        let mut recorder =
+            Recorder::new(self.store.path("kept"), which == "original", &mut progress);
+        let job = Job {
+            directory: self.site.seen(0),
+            argv: self.site.translated(&self.request.command),
+            environment: None,
+            // What compilers leave there when they are killed goes with the rest.
+            settings: vec![("TMPDIR", self.store.path("tmp").into())],
+            log: log.clone(),
+        };
+        let status = self
+            .site
+            .enter(tree)?
+            .run(&job, &mut recorder, self.interrupt)?;
+        let record = recorder.finish();
+        if status.success() {
+            return Ok(record);
+        }
+        let said = fs::read(&log).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let tail: Vec<&str> = said.lines().rev().take(12).collect();
+        let message = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
+        let kept = self.store.directory.with_extension("failed");
+        let _ = fs::rename(&log, &kept);
+        let call = (record.calls.iter().rev())
+            .find(|call| call.exit != Some(0) && !line(&call.arguments).contains("conftest"));
+        Err(Box::new(Failed {
+            error: Error::Build {
+                which,
+                status: status.to_string(),
+                call: call.map(|call| line(&call.arguments)),
+                log: kept,
+                message,
+            },
+            record: Some(record),
+        }))
+    }
+
+    /// Makes the objects that were temporary files of calls that also link.
+    fn remake(&self, original: &Built) -> Result<(), Error> {
+        let missing: Vec<&Unit> = original
+            .units
+            .iter()
+            .filter(|unit| unit.object.is_none())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let kept = self.store.path("kept");
+        fs::create_dir_all(&kept).map_err(Error::io(&kept))?;
+        let entered = self.site.enter(&original.tree)?;
+        parallel(&missing, |_, unit| {
+            // One that fails is missing, which whoever needs it says.
+            let _ = repeat(
+                &entered,
+                &original.record,
+                unit,
+                Again::Exact,
+                &self.remade(unit),
+                self.interrupt,
+            )?;
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn remade(&self, unit: &Unit) -> PathBuf {
+        self.store
+            .path("kept")
+            .join(format!("{}-{}.o", unit.call, unit.at))
+    }
+
+    /// The object of a unit as the original build made it.
+    pub(super) fn object(&self, original: &Built, unit: &Unit) -> Option<PathBuf> {
+        let path = match &unit.object {
+            Some(object) => self.site.host(&original.tree, object),
+            None => self.remade(unit),
+        };
+        path.is_file().then_some(path)
+    }
+
+    pub(super) fn objects(&self, original: &Built) -> Vec<PathBuf> {
+        original
+            .units
+            .iter()
+            .filter_map(|unit| self.object(original, unit))
+            .collect()
+    }
+
+    pub(super) fn programs(&self, original: &Built) -> Vec<Program> {
+        let remade: HashMap<_, _> = (original.units.iter())
+            .filter(|unit| unit.object.is_none())
+            .map(|unit| ((unit.call, unit.at), self.remade(unit)))
+            .collect();
+        programs(
+            &original.record,
+            &original.units,
+            &self.site,
+            &original.tree,
+            &self.store.path("kept"),
+            &remade,
+        )
+    }
+
+    /// A tree as commands see it.
+    pub(super) fn enter<'t>(&'t self, tree: &'t Path) -> Result<Entered<'t>, Error> {
+        self.site.enter(tree)
+    }
+}
+
+/// A build that failed, and what was seen of it.
+struct Failed {
+    error: Error,
+    record: Option<Record>,
+}
+
+impl From<Error> for Box<Failed> {
+    fn from(error: Error) -> Self {
+        Box::new(Failed {
+            error,
+            record: None,
+        })
+    }
+}
+
+impl Failed {
+    /// Did it fail for another reason than that a source file of the build does not compile?
+    fn retry(&self, original: &Built) -> bool {
+        let Some(record) = &self.record else {
+            return false;
+        };
+        let bad = record.calls.iter().filter(|call| call.exit != Some(0));
+        let mut sources = bad.flat_map(|call| {
+            let parsed = super::arguments::parse(&call.arguments);
+            parsed
+                .sources
+                .into_iter()
+                .map(|(at, _)| absolute(&call.directory, Path::new(&call.arguments[at])))
+        });
+        !sources.any(|source| original.units.iter().any(|unit| unit.source == source))
+    }
+}

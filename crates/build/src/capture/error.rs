@@ -1,0 +1,147 @@
+//! Why a build was refused or failed: one variant per cause, each one sentence for the user.
+
+use std::io;
+use std::path::PathBuf;
+
+/// See the module. The user's source tree is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory of ours or the user's.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// `--source` and the like.
+    #[error("{} is no directory", .0.display())]
+    NoDirectory(PathBuf),
+    /// One directory within another.
+    #[error("{} lies within {}; name directories that are apart", .inner.display(), .outer.display())]
+    Nested {
+        /// The lower one.
+        inner: PathBuf,
+        /// The upper one.
+        outer: PathBuf,
+    },
+    /// Neither XDG_CACHE_HOME nor HOME.
+    #[error("there is no directory to work in: set HOME or XDG_CACHE_HOME, or use --work DIR")]
+    NoWorkDirectory,
+    /// No command.
+    #[error("no build command is given; it stands after --")]
+    NoCommand,
+    /// The same build, at the same time.
+    #[error("another livegraft is at work on the same build in {}; wait for it or end it", .0.display())]
+    Busy(PathBuf),
+    /// Could not be copied.
+    #[error("can't copy {}: {message}", .path.display())]
+    Copy {
+        /// What.
+        path: PathBuf,
+        /// What cp says.
+        message: String,
+    },
+    /// ptrace.
+    #[error(transparent)]
+    Observe(#[from] livegraft_observe::Error),
+    /// The build command failed.
+    #[error("the {which} build failed ({status}){}; all that it said is in {}:\n{message}", .call.as_ref().map(|call| format!(" at `{call}`")).unwrap_or_default(), .log.display())]
+    Build {
+        /// "original" or "patched".
+        which: &'static str,
+        /// How it ended.
+        status: String,
+        /// The first compiler call that failed, if one did after which none succeeded for the same output.
+        call: Option<String>,
+        /// Its output.
+        log: PathBuf,
+        /// The last lines of that.
+        message: String,
+    },
+    /// Nothing to work with.
+    #[error(
+        "the build calls no C or C++ compiler; if all is built already, begin the command with what cleans it (make clean)"
+    )]
+    NoCalls,
+    /// Where the copy does not reach.
+    #[error("the build writes {} outside of the source directory; name that directory with --build-dir", .0.display())]
+    Outside(PathBuf),
+    /// Not a diff.
+    #[error("{} holds no diff", .0.display())]
+    NoDiff(PathBuf),
+    /// A file that is not there.
+    #[error("{}: there is no file {file} in {} to apply it to, with or without the first directory of its name", .diff.display(), .tree.display())]
+    NoSuchFile {
+        /// The diff.
+        diff: PathBuf,
+        /// The file, as it names it.
+        file: String,
+        /// The tree.
+        tree: PathBuf,
+    },
+    /// Other text than the diff expects.
+    #[error("{}: {file}: {hunk} does not apply; the source must be the one that the diff was made for", .diff.display())]
+    Hunk {
+        /// The diff.
+        diff: PathBuf,
+        /// The file.
+        file: String,
+        /// Which hunk, at which line.
+        hunk: String,
+    },
+    /// It is in the source.
+    #[error("{} is applied already: {file} has its changes; --source must be what runs, without the fix", .diff.display())]
+    AlreadyApplied {
+        /// The diff.
+        diff: PathBuf,
+        /// The file.
+        file: String,
+    },
+    /// What else patch(1) says.
+    #[error("{} can't be applied: {message}", .diff.display())]
+    Apply {
+        /// The diff.
+        diff: PathBuf,
+        /// patch's words.
+        message: String,
+    },
+    /// A program that we call is missing.
+    #[error("{0} is needed; install the package that has it")]
+    NoTool(&'static str),
+    /// Nothing that is compiled differs.
+    #[error("the diff changes nothing that the build compiles: {files}")]
+    NothingChanged {
+        /// What it changes.
+        files: String,
+    },
+    /// Assembly.
+    #[error("{} is assembly and changes; only C and C++ can be compared", .0.display())]
+    Assembly(PathBuf),
+    /// Link-time optimisation.
+    #[error("{} is compiled with {flag}: what runs is made when all is linked; build the program without it (-fno-lto)", .source_file.display())]
+    LinkTime {
+        /// The source.
+        source_file: PathBuf,
+        /// The flag.
+        flag: String,
+    },
+    /// A compiler call that was repeated.
+    #[error("{} can't be compiled again ({which}): {message}", .source_file.display())]
+    Compile {
+        /// The source.
+        source_file: PathBuf,
+        /// "original" or "patched".
+        which: &'static str,
+        /// What the compiler says.
+        message: String,
+    },
+}
+
+impl Error {
+    /// For `map_err`.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |error| Self::Io { path, error }
+    }
+}
