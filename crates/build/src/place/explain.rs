@@ -1,0 +1,297 @@
+//! Why a section is not where it should be, in words: the first instruction or the data that differs.
+
+use std::collections::HashMap;
+
+use iced_x86::{Decoder, DecoderOptions, Formatter as _, GasFormatter, Instruction};
+
+use super::linked::Linked;
+use super::refusal::SideBySide;
+use super::relocatable::{Kind, Relocatable, Section};
+use super::system::{Cause, Contradiction, System, piece};
+use super::{Refusal, search};
+
+/// Anchors of a section that is looked for in pieces.
+const ANCHORS: usize = 64;
+/// How far code that was only shifted may have moved.
+const SHIFT: u64 = 16 << 10;
+/// A difference in data is followed over this many references.
+const DEPTH: usize = 4;
+
+/// What differs if a part lies at `base`.
+pub(super) fn at(system: &System<'_, '_>, part: u32, base: u64) -> Option<Refusal> {
+    follow(system, part, base, String::new(), DEPTH)
+}
+
+fn follow(
+    system: &System<'_, '_>,
+    number: u32,
+    base: u64,
+    used_by: String,
+    depth: usize,
+) -> Option<Refusal> {
+    let part = system.parts.get(number as usize)?;
+    let object = system.objects.get(part.object as usize)?;
+    let section = system.section(part)?;
+    let runs = system.runs(section, base).unwrap_or_default();
+    let byte = search::first_difference(section, runs);
+    let contradiction = system.contradiction(number, base);
+    let first = contradiction.filter(|c| byte.is_none_or(|byte| (c.offset as usize) < byte));
+    let offset = first.as_ref().map_or(byte, |c| Some(c.offset as usize))?;
+    let place = (part.section as usize, offset as u64);
+    let symbol = spoken(object, place.0, place.1);
+    let deeper = |number, base| {
+        let depth = depth.checked_sub(1)?;
+        follow(system, number, base, refers(&symbol), depth)
+    };
+    match first.as_ref().map(|c| &c.cause) {
+        Some(&Cause::Content(number, base)) => {
+            if let Some(refusal) = deeper(number, base) {
+                return Some(refusal);
+            }
+        }
+        Some(&Cause::Merged(svma, (of, section, at))) => {
+            return merged(system, (of, section, at), svma, refers(&symbol));
+        }
+        _ => {}
+    }
+    let function = object.symbol_at(place.0, place.1);
+    let start = function.map_or(0, |f| f.value.min(place.1));
+    if section.kind == Kind::Code {
+        let side = side_by_side(system, object, section, (start, offset), base, first)?;
+        return Some(Refusal::Code {
+            object: object.name.to_owned(),
+            function: symbol,
+            svma: base.wrapping_add(start),
+            side: Box::new(side),
+        });
+    }
+    let window = |bytes: &[u8]| hex(bytes.get(offset..).unwrap_or_default());
+    let runs = match first {
+        Some(contradiction) => said(system, object, section, &contradiction),
+        None if runs.is_empty() => "something else".to_owned(),
+        None => window(runs),
+    };
+    Some(Refusal::Data {
+        object: object.name.to_owned(),
+        symbol,
+        svma: base.wrapping_add(place.1),
+        used_by,
+        contents: format!("{} was built, {runs} is there", window(section.data)),
+    })
+}
+
+fn refers(symbol: &str) -> String {
+    format!(", to which `{symbol}` refers,")
+}
+
+fn merged(
+    system: &System<'_, '_>,
+    (object, section, offset): (u32, u32, u64),
+    svma: u64,
+    used_by: String,
+) -> Option<Refusal> {
+    let object = system.objects.get(object as usize)?;
+    let section_of = object.sections.get(section as usize)?;
+    let built = piece(section_of, offset)?;
+    let runs = system.target.from(svma).unwrap_or_default();
+    let runs = runs.get(..built.len().min(runs.len())).unwrap_or(runs);
+    let text = matches!(section_of.kind, Kind::Merged(0, 1));
+    let show = |bytes: &[u8]| {
+        if text {
+            let end = memchr::memchr(0, bytes).unwrap_or(bytes.len()).min(64);
+            format!(
+                "{:?}",
+                String::from_utf8_lossy(bytes.get(..end).unwrap_or(bytes))
+            )
+        } else {
+            hex(bytes)
+        }
+    };
+    let symbol = match text {
+        true => "a string".to_owned(),
+        false => "a constant".to_owned(),
+    };
+    Some(Refusal::Data {
+        object: object.name.to_owned(),
+        symbol,
+        svma,
+        used_by,
+        contents: format!("{} was built, {} is there", show(built), show(runs)),
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "nothing".to_owned();
+    }
+    let shown: Vec<String> = bytes.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    shown.join(" ")
+}
+
+/// How a place in a section is called.
+pub(super) fn spoken(object: &Relocatable<'_>, section: usize, offset: u64) -> String {
+    let symbol = object.symbol_at(section, offset);
+    let name = symbol.map(|symbol| symbol.name).or_else(|| {
+        let section = object.sections.get(section)?;
+        Some(section.name)
+    });
+    String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
+}
+
+/// What a contradiction says, as a clause.
+fn said(
+    system: &System<'_, '_>,
+    object: &Relocatable<'_>,
+    section: &Section<'_>,
+    contradiction: &Contradiction,
+) -> String {
+    let relocation = section
+        .relocations
+        .iter()
+        .find(|r| r.offset == contradiction.offset);
+    let symbol = relocation
+        .map(|r| target_of(object, r.symbol as usize, 0))
+        .unwrap_or_default();
+    match &contradiction.cause {
+        Cause::Form => format!("no linker makes this of the reference to `{symbol}`"),
+        Cause::Import(name) => {
+            format!("it refers to `{name}` of a library, and was built to refer to `{symbol}`")
+        }
+        Cause::Elsewhere { is, known } => {
+            format!("it refers to {is:#x}, and `{symbol}` is at {known:#x}")
+        }
+        Cause::Impossible => format!("it refers to what can't be `{symbol}`"),
+        Cause::Content(part, base) => {
+            let part = system.parts.get(*part as usize);
+            let place = part.and_then(|part| {
+                let object = system.objects.get(part.object as usize)?;
+                Some(spoken(object, part.section as usize, 0))
+            });
+            let place = place.unwrap_or(symbol);
+            format!("it refers to {base:#x}, where `{place}` is not")
+        }
+        Cause::Merged(svma, _) => format!("it refers to another string or constant, at {svma:#x}"),
+    }
+}
+
+/// What a relocation refers to; `behind`: how far, from the symbol.
+fn target_of(object: &Relocatable<'_>, symbol: usize, behind: i64) -> String {
+    let Some(symbol) = object.symbols.get(symbol) else {
+        return String::new();
+    };
+    match object.section_of(symbol) {
+        Some((number, _)) if symbol.name.is_empty() => {
+            let offset = symbol.value.saturating_add_signed(behind);
+            spoken(object, number, offset)
+        }
+        _ => String::from_utf8_lossy(symbol.name).into_owned(),
+    }
+}
+
+fn side_by_side(
+    system: &System<'_, '_>,
+    object: &Relocatable<'_>,
+    section: &Section<'_>,
+    (start, differs): (u64, usize),
+    base: u64,
+    contradiction: Option<Contradiction>,
+) -> Option<SideBySide> {
+    let from = usize::try_from(start).ok()?;
+    let code = section.data.get(from..)?;
+    let mut decoder = Decoder::with_ip(64, code, base.wrapping_add(start), DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    let mut at = from;
+    while decoder.can_decode() {
+        at = from.saturating_add(decoder.position());
+        decoder.decode_out(&mut instruction);
+        if from.saturating_add(decoder.position()) > differs {
+            break;
+        }
+    }
+    let end = at.saturating_add(instruction.len());
+    let inside = |offset: u32| (at..end).contains(&(offset as usize));
+    let relocation = section.relocations.iter().find(|r| inside(r.offset));
+    let mut built = text(&instruction);
+    if let Some(relocation) = relocation {
+        let behind = (end as i64)
+            .wrapping_sub(i64::from(relocation.offset))
+            .wrapping_add(relocation.addend);
+        let symbol = target_of(object, relocation.symbol as usize, behind);
+        built = format!("{built}  <{symbol}>");
+    }
+    Some(SideBySide {
+        offset: (at as u64).saturating_sub(start),
+        built,
+        runs: instruction_at(system.target, base.wrapping_add(at as u64)),
+        because: contradiction.map(|c| said(system, object, section, &c)),
+    })
+}
+
+/// The text of the instruction at an address of the target.
+pub(super) fn instruction_at(target: &Linked<'_>, svma: u64) -> String {
+    match target.from(svma) {
+        Some(code) => {
+            let code = code.get(..code.len().min(16)).unwrap_or(code);
+            text(&Decoder::with_ip(64, code, svma, DecoderOptions::NONE).decode())
+        }
+        None => "nothing".to_owned(),
+    }
+}
+
+/// The text of the first instruction of some code.
+pub(super) fn text(instruction: &Instruction) -> String {
+    if instruction.is_invalid() {
+        return "(no instruction)".to_owned();
+    }
+    let mut out = String::new();
+    let mut formatter = GasFormatter::new();
+    formatter
+        .options_mut()
+        .set_space_after_operand_separator(false);
+    formatter.format(instruction, &mut out);
+    out
+}
+
+/// For each part that was not found: the place in the target that is most like it, where most of it is.
+pub(super) fn resembling(system: &System<'_, '_>, missing: &[u32]) -> HashMap<u32, u64> {
+    let mut anchors = Vec::new();
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    for &number in missing {
+        let part = system.parts.get(number as usize);
+        if let Some(section) = part.and_then(|part| system.section(part)) {
+            let before = anchors.len();
+            search::anchors(section, number, ANCHORS, &mut anchors);
+            counts.insert(number, anchors.len().saturating_sub(before));
+        }
+    }
+    let mut votes: HashMap<(u32, u64), usize> = HashMap::new();
+    search::find(system.target, anchors, |owner, base| {
+        let count = votes.entry((owner, base)).or_default();
+        *count = count.saturating_add(1);
+        votes.len() < 1 << 20
+    });
+    let mut by_part: HashMap<u32, Vec<(u64, usize)>> = HashMap::new();
+    for ((owner, base), count) in votes {
+        by_part.entry(owner).or_default().push((base, count));
+    }
+    let best = by_part.into_iter().filter_map(|(number, mut places)| {
+        places.sort_unstable();
+        let &(top, _) = places.iter().max_by_key(|(_, count)| *count)?;
+        let near = |&&(base, _): &&(u64, usize)| base.abs_diff(top) <= SHIFT;
+        let cluster = || places.iter().filter(near);
+        let found: usize = cluster().map(|(_, count)| count).sum();
+        let all = counts.get(&number).copied().unwrap_or(0);
+        if all < 4 || found.saturating_mul(2) < all {
+            return None;
+        }
+        let section = system.section(system.parts.get(number as usize)?)?;
+        // What follows the first difference is shifted: the base is the one at which most of the beginning fits.
+        let fits = |base: u64| {
+            let runs = system.target.from(base).unwrap_or_default();
+            search::first_difference(section, runs).unwrap_or(usize::MAX)
+        };
+        let &(base, _) = cluster().max_by_key(|(base, count)| (fits(*base), *count))?;
+        Some((number, base))
+    });
+    best.collect()
+}

@@ -1,0 +1,635 @@
+//! The constraint system over all objects. ARCHITECTURE.md has it as equations.
+//!
+//! Unknown are a base for each section and an address for each global name. A section at a base is an assumption from
+//! which all its relocations follow: each says where its symbol lies, so where another section begins, and what must
+//! be there. An assumption that contradicts what is known is dropped; one that is the only one left, and made of
+//! enough code not to be chance, is known, and so is all that follows from it.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use object::elf;
+
+use super::linked::Linked;
+use super::relocatable::{Kind, Place, Relocatable, Section, Symbol};
+use super::rewrite::{self, Value};
+use super::{Refusal, search};
+
+/// Fewer fixed bytes than this in only one place of the target may be chance.
+const ENOUGH: usize = 16;
+/// More candidates than this say nothing.
+const CROWD: usize = 1024;
+/// Relocations read and lines of 64 bytes compared: seconds of work.
+const WORK: u64 = 200_000_000;
+const NONE: u32 = u32::MAX;
+
+/// A section of an object that has an address of its own.
+pub(super) struct Part {
+    pub object: u32,
+    pub section: u32,
+    /// How many bytes no relocation touches.
+    fixed: usize,
+    /// Where its fixed bytes are, if it was looked for.
+    pub candidates: Vec<u64>,
+    /// There were too many to keep.
+    pub crowded: bool,
+    /// Where it lies (svma; in the TLS block for thread-local ones).
+    pub base: Option<u64>,
+    /// A copy that the linker left out, as it may.
+    pub discarded: bool,
+    /// Why the last candidate was dropped.
+    pub dropped: Option<(u64, Contradiction)>,
+}
+
+/// A global name.
+#[derive(Default)]
+pub(super) struct Name {
+    pub fact: Option<Fact>,
+    /// (object, symbol).
+    pub definitions: Vec<(u32, u32)>,
+    /// The one that nothing can stand in for.
+    strong: Option<(u32, u32)>,
+    /// A function that chooses a function: references lead elsewhere.
+    indirect: bool,
+}
+
+/// Where something lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fact {
+    Address(u64),
+    ThreadLocal(u64),
+}
+
+/// What is wrong with a section at a base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Contradiction {
+    /// Offset of the relocation in the section.
+    pub offset: u32,
+    pub cause: Cause,
+}
+
+/// Why a relocation contradicts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// No linker writes that.
+    Form,
+    /// It leads to another import.
+    Import(String),
+    /// The symbol lies elsewhere.
+    Elsewhere { is: u64, known: u64 },
+    /// It is thread-local on one side only, or at an impossible address.
+    Impossible,
+    /// What would be there has another content: part, base.
+    Content(u32, u64),
+    /// The string or constant has another content: where it is, (object, section, offset).
+    Merged(u64, (u32, u32, u64)),
+}
+
+/// A section that must lie at a base but is not there.
+pub(super) struct Broken {
+    pub part: u32,
+    pub base: u64,
+}
+
+/// What follows from an assumption.
+#[derive(Default)]
+struct Implied {
+    bases: HashMap<u32, u64>,
+    names: HashMap<u32, Fact>,
+    pieces: HashMap<(u32, u32), u64>,
+}
+
+pub(super) struct System<'s, 'a> {
+    pub target: &'s Linked<'a>,
+    pub objects: &'s [Relocatable<'a>],
+    pub parts: Vec<Part>,
+    /// Object, section: part.
+    index: Vec<Vec<u32>>,
+    pub names: Vec<Name>,
+    /// Object, symbol: name.
+    named: Vec<Vec<u32>>,
+    /// Symbols in sections of strings and constants: (object, symbol).
+    pub pieces: HashMap<(u32, u32), u64>,
+    queue: Vec<(u32, u64, bool)>,
+    pub broken: Option<Broken>,
+    work: Cell<u64>,
+}
+
+impl<'s, 'a> System<'s, 'a> {
+    /// Solves it as far as it can be solved.
+    pub fn solve(
+        target: &'s Linked<'a>,
+        objects: &'s [Relocatable<'a>],
+    ) -> Result<System<'s, 'a>, Refusal> {
+        let mut system = System {
+            target,
+            objects,
+            parts: Vec::new(),
+            index: Vec::new(),
+            names: Vec::new(),
+            named: Vec::new(),
+            pieces: HashMap::new(),
+            queue: Vec::new(),
+            broken: None,
+            work: Cell::new(0),
+        };
+        system.number();
+        system.look_for_code();
+        system.take_exports();
+        system.narrow()?;
+        Ok(system)
+    }
+
+    /// Gives parts and names their numbers.
+    fn number(&mut self) {
+        let mut by_name: HashMap<&'a [u8], u32> = HashMap::new();
+        for (number, object) in (0u32..).zip(self.objects) {
+            let mut index = vec![NONE; object.sections.len()];
+            for ((at, section), slot) in (0u32..).zip(&object.sections).zip(&mut index) {
+                if !section.placed {
+                    continue;
+                }
+                *slot = u32::try_from(self.parts.len()).unwrap_or(NONE);
+                self.parts.push(Part {
+                    object: number,
+                    section: at,
+                    fixed: section.fixed().map(|fixed| fixed.len()).sum(),
+                    candidates: Vec::new(),
+                    crowded: false,
+                    base: None,
+                    discarded: false,
+                    dropped: None,
+                });
+            }
+            self.index.push(index);
+            let mut named = vec![NONE; object.symbols.len()];
+            for ((at, symbol), slot) in (0u32..).zip(&object.symbols).zip(&mut named) {
+                if symbol.local || symbol.name.is_empty() {
+                    continue;
+                }
+                let fresh = u32::try_from(self.names.len()).unwrap_or(NONE);
+                let name = *by_name.entry(symbol.name).or_insert(fresh);
+                if name == fresh {
+                    self.names.push(Name::default());
+                }
+                *slot = name;
+                let in_group = object
+                    .section_of(symbol)
+                    .is_some_and(|(_, section)| section.comdat.is_some());
+                let Some(name) = self.names.get_mut(name as usize) else {
+                    continue;
+                };
+                if symbol.place == Place::Undefined {
+                    continue;
+                }
+                name.indirect |= symbol.kind == elf::STT_GNU_IFUNC;
+                let alone = name.definitions.is_empty();
+                let strong = !symbol.weak && !in_group && symbol.place != Place::Common;
+                name.strong = (alone && strong).then_some((number, at));
+                name.definitions.push((number, at));
+            }
+            self.named.push(named);
+        }
+    }
+
+    /// Looks for each section of code.
+    fn look_for_code(&mut self) {
+        let mut anchors = Vec::new();
+        for (number, part) in (0u32..).zip(&self.parts) {
+            if let Some(section) = self.section(part)
+                && section.kind == Kind::Code
+                && section.unknown.is_none()
+            {
+                anchors.extend(search::anchor(section, number));
+            }
+        }
+        let target = self.target;
+        let mut found: Vec<(u32, u64)> = Vec::new();
+        search::find(target, anchors, |number, base| {
+            let section = self.parts.get(number as usize);
+            if let Some(section) = section.and_then(|part| self.section(part))
+                && self.fits(section, base)
+            {
+                found.push((number, base));
+            }
+            self.work.get() < WORK
+        });
+        for (number, base) in found {
+            if let Some(part) = self.parts.get_mut(number as usize) {
+                part.crowded |= part.candidates.len() >= CROWD;
+                if !part.crowded {
+                    part.candidates.push(base);
+                }
+            }
+        }
+    }
+
+    /// The dynamic symbol table says where what is exported lies.
+    fn take_exports(&mut self) {
+        let mut exports: HashMap<&[u8], Option<u64>> = HashMap::new();
+        for (name, svma) in self.target.exports() {
+            exports
+                .entry(name)
+                .and_modify(|known| *known = known.filter(|&known| known == svma))
+                .or_insert(Some(svma));
+        }
+        let mut facts = Implied::default();
+        for (object, named) in self.objects.iter().zip(&self.named) {
+            for (symbol, &name) in object.symbols.iter().zip(named) {
+                if name != NONE
+                    && let Some(Some(svma)) = exports.get(symbol.name)
+                {
+                    facts.names.insert(name, Fact::Address(*svma));
+                }
+            }
+        }
+        self.take(facts);
+        self.drain();
+    }
+
+    /// Drops candidates until nothing changes.
+    fn narrow(&mut self) -> Result<(), Refusal> {
+        let mut order: Vec<u32> = (0..u32::try_from(self.parts.len()).unwrap_or(NONE)).collect();
+        let fixed = |number: &u32| self.parts.get(*number as usize).map_or(0, |p| p.fixed);
+        order.sort_by_key(|number| std::cmp::Reverse(fixed(number)));
+        loop {
+            let mut changed = false;
+            for &number in &order {
+                changed |= self.narrow_one(number);
+                if self.work.get() >= WORK {
+                    return Err(Refusal::TooMuch);
+                }
+            }
+            if !changed {
+                return Ok(());
+            }
+        }
+    }
+
+    fn narrow_one(&mut self, number: u32) -> bool {
+        let Some(part) = self.parts.get_mut(number as usize) else {
+            return false;
+        };
+        if part.base.is_some() || part.discarded || part.crowded || part.candidates.is_empty() {
+            return false;
+        }
+        let enough = part.fixed >= ENOUGH;
+        let candidates = std::mem::take(&mut part.candidates);
+        let before = candidates.len();
+        let (mut left, mut last, mut dropped) = (Vec::new(), Implied::default(), None);
+        for base in candidates {
+            match self.follow(number, base) {
+                Ok(implied) => {
+                    left.push(base);
+                    last = implied;
+                }
+                Err(contradiction) => dropped = Some((base, contradiction)),
+            }
+        }
+        let only = match left.as_slice() {
+            [base] if enough => Some(*base),
+            _ => None,
+        };
+        let changed = left.len() != before || only.is_some();
+        if let Some(part) = self.parts.get_mut(number as usize) {
+            part.candidates = left;
+            part.dropped = dropped.or(part.dropped.take());
+            part.base = only;
+        }
+        if only.is_some() {
+            self.take(last);
+            self.drain();
+        }
+        changed
+    }
+
+    /// Makes knowledge of what follows from knowledge.
+    fn take(&mut self, implied: Implied) {
+        self.pieces.extend(implied.pieces);
+        let mut bases: Vec<(u32, u64)> = implied.bases.into_iter().collect();
+        bases.sort_unstable();
+        self.queue
+            .extend(bases.into_iter().map(|(part, base)| (part, base, true)));
+        let mut names: Vec<(u32, Fact)> = implied.names.into_iter().collect();
+        names.sort_unstable_by_key(|(name, _)| *name);
+        for (number, fact) in names {
+            let Some(name) = self.names.get_mut(number as usize) else {
+                continue;
+            };
+            name.fact = Some(fact);
+            if name.indirect {
+                continue;
+            }
+            let strong = name.strong;
+            for (object, symbol) in name.definitions.clone() {
+                let certain = strong == Some((object, symbol));
+                if let Some((part, base)) = self.begins(object, symbol, fact) {
+                    self.queue.push((part, base, certain));
+                }
+            }
+        }
+    }
+
+    /// The part that defines a symbol, and where it begins if the symbol lies there.
+    fn begins(&self, object: u32, symbol: u32, fact: Fact) -> Option<(u32, u64)> {
+        let (Fact::Address(at) | Fact::ThreadLocal(at)) = fact;
+        let relocatable = self.objects.get(object as usize)?;
+        let symbol = relocatable.symbols.get(symbol as usize)?;
+        let (section, _) = relocatable.section_of(symbol)?;
+        let part = self.part_of(object, section)?;
+        Some((part, at.checked_sub(symbol.value)?))
+    }
+
+    /// Places what must be where it was referred to.
+    fn drain(&mut self) {
+        while let Some((number, base, certain)) = self.queue.pop() {
+            let Some(part) = self.parts.get(number as usize) else {
+                continue;
+            };
+            if part.base.is_some() || self.work.get() >= WORK {
+                continue;
+            }
+            match self.place(number, base) {
+                Some(implied) => {
+                    if let Some(part) = self.parts.get_mut(number as usize) {
+                        part.base = Some(base);
+                        part.discarded = false;
+                    }
+                    self.take(implied);
+                }
+                None if certain => {
+                    self.broken.get_or_insert(Broken { part: number, base });
+                }
+                None => {
+                    if let Some(part) = self.parts.get_mut(number as usize) {
+                        part.discarded = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn place(&self, number: u32, base: u64) -> Option<Implied> {
+        let section = self.section(self.parts.get(number as usize)?)?;
+        if section.unknown.is_some() || !self.fits(section, base) {
+            return None;
+        }
+        self.follow(number, base).ok()
+    }
+
+    /// Whether the bytes that no relocation touches are at `base`.
+    pub fn fits(&self, section: &Section<'_>, base: u64) -> bool {
+        let lines = (section.data.len() as u64 / 64).saturating_add(1);
+        self.work.set(self.work.get().saturating_add(lines));
+        if base & section.align.wrapping_sub(1) != 0 {
+            return false;
+        }
+        self.runs(section, base)
+            .is_some_and(|runs| search::matches(section, runs))
+    }
+
+    /// What the target has where a section would lie; empty for one of zeroes, if there are zeroes.
+    pub fn runs(&self, section: &Section<'_>, base: u64) -> Option<&'a [u8]> {
+        let zero: &[u8] = &[];
+        let end = base.checked_add(section.size)?;
+        match section.kind {
+            Kind::Zero => self.target.is_zero(base..end).then_some(zero),
+            Kind::ThreadLocal(zeroes) => {
+                let tls = self.target.tls.filter(|tls| end <= tls.mem_size)?;
+                if zeroes {
+                    return Some(zero);
+                }
+                self.target.at(tls.svma.checked_add(base)?, section.size)
+            }
+            _ => self.target.at(base, section.size),
+        }
+    }
+
+    /// What follows if a part lies at `base`.
+    pub fn contradiction(&self, number: u32, base: u64) -> Option<Contradiction> {
+        self.follow(number, base).err()
+    }
+
+    fn follow(&self, number: u32, base: u64) -> Result<Implied, Contradiction> {
+        let mut implied = Implied::default();
+        let Some(part) = self.parts.get(number as usize) else {
+            return Ok(implied);
+        };
+        let Some(section) = self.section(part) else {
+            return Ok(implied);
+        };
+        let lies = match (section.kind, self.target.tls) {
+            (Kind::ThreadLocal(_), Some(tls)) => tls.svma.wrapping_add(base),
+            _ => base,
+        };
+        implied.bases.insert(number, base);
+        let count = section.relocations.len() as u64;
+        self.work
+            .set(self.work.get().saturating_add(count).saturating_add(1));
+        for relocation in &section.relocations {
+            let contradiction = |cause| Contradiction {
+                offset: relocation.offset,
+                cause,
+            };
+            let value = rewrite::read(self.target, section, relocation, lies)
+                .ok_or_else(|| contradiction(Cause::Form))?;
+            self.bind(
+                (part.object, relocation.symbol, relocation.addend),
+                value,
+                &mut implied,
+            )
+            .map_err(contradiction)?;
+        }
+        implied.bases.remove(&number);
+        Ok(implied)
+    }
+
+    /// What a value says about a symbol.
+    fn bind(
+        &self,
+        (object, number, addend): (u32, u32, i64),
+        value: Value<'_>,
+        implied: &mut Implied,
+    ) -> Result<(), Cause> {
+        let relocatable = self.objects.get(object as usize);
+        let Some(symbol) = relocatable.and_then(|o| o.symbols.get(number as usize)) else {
+            return Ok(());
+        };
+        let fact = match value {
+            Value::Any => return Ok(()),
+            Value::Import(name) if !symbol.local && symbol.name == name => return Ok(()),
+            Value::Import(name) => {
+                return Err(Cause::Import(String::from_utf8_lossy(name).into_owned()));
+            }
+            Value::Address(at) => Fact::Address(at),
+            Value::ThreadLocal(at) => Fact::ThreadLocal(at),
+        };
+        if symbol.local {
+            return self.bind_definition((object, number), symbol, fact, addend, implied);
+        }
+        // A weak name that nothing defines is what the linker makes of it.
+        if symbol.place == Place::Undefined && symbol.weak {
+            return Ok(());
+        }
+        if let Fact::Address(at) = fact
+            && self.target.stub(at) == Some(symbol.name)
+        {
+            return Ok(());
+        }
+        let names = self.named.get(object as usize);
+        let Some(&name_number) = names.and_then(|n| n.get(number as usize)) else {
+            return Ok(());
+        };
+        let Some(name) = self.names.get(name_number as usize) else {
+            return Ok(());
+        };
+        if name.indirect {
+            return Ok(());
+        }
+        let known = name
+            .fact
+            .or_else(|| implied.names.get(&name_number).copied());
+        match known {
+            Some(known) => return agree(known, fact),
+            None => implied.names.insert(name_number, fact),
+        };
+        let Some((object, number)) = name.strong else {
+            return Ok(());
+        };
+        let defined = self.objects.get(object as usize);
+        match defined.and_then(|o| o.symbols.get(number as usize)) {
+            Some(symbol) => self.bind_definition((object, number), symbol, fact, addend, implied),
+            None => Ok(()),
+        }
+    }
+
+    /// What it means for the section that defines a symbol that the symbol lies there.
+    fn bind_definition(
+        &self,
+        (object, number): (u32, u32),
+        symbol: &Symbol<'_>,
+        fact: Fact,
+        addend: i64,
+        implied: &mut Implied,
+    ) -> Result<(), Cause> {
+        let (Fact::Address(at) | Fact::ThreadLocal(at)) = fact;
+        if symbol.place == Place::Absolute {
+            return agree(Fact::Address(symbol.value), fact);
+        }
+        let relocatable = self.objects.get(object as usize);
+        let Some((number_of, section)) = relocatable.and_then(|o| o.section_of(symbol)) else {
+            return Ok(());
+        };
+        let thread_local = matches!(section.kind, Kind::ThreadLocal(_));
+        if thread_local != matches!(fact, Fact::ThreadLocal(_)) && section.kind != Kind::Other {
+            return Err(Cause::Impossible);
+        }
+        if matches!(section.kind, Kind::Merged(..)) {
+            let place = (object, u32::try_from(number_of).unwrap_or(NONE));
+            return self.bind_piece((place, number), symbol, section, (at, addend), implied);
+        }
+        let Some(part) = self.part_of(object, number_of) else {
+            return Ok(());
+        };
+        let base = at.checked_sub(symbol.value).ok_or(Cause::Impossible)?;
+        let known = self.parts.get(part as usize).and_then(|part| part.base);
+        if let Some(known) = known {
+            return agree(Fact::Address(known), Fact::Address(base));
+        }
+        match implied.bases.entry(part) {
+            Entry::Occupied(known) => agree(Fact::Address(*known.get()), Fact::Address(base)),
+            Entry::Vacant(_) if !self.fits(section, base) => Err(Cause::Content(part, base)),
+            Entry::Vacant(unknown) => {
+                unknown.insert(base);
+                Ok(())
+            }
+        }
+    }
+
+    /// A string or constant is told by its content.
+    fn bind_piece(
+        &self,
+        ((object, section_number), number): ((u32, u32), u32),
+        symbol: &Symbol<'_>,
+        section: &Section<'_>,
+        (at, addend): (u64, i64),
+        implied: &mut Implied,
+    ) -> Result<(), Cause> {
+        // Which piece a reference to the section as a whole means is in the addend.
+        let whole = symbol.kind == elf::STT_SECTION;
+        let (offset, at) = if whole {
+            (
+                symbol.value.wrapping_add_signed(addend),
+                at.wrapping_add_signed(addend),
+            )
+        } else {
+            (symbol.value, at)
+        };
+        let Some(piece) = piece(section, offset) else {
+            return Ok(());
+        };
+        if !whole {
+            let known = self.pieces.get(&(object, number));
+            let known = known.or_else(|| implied.pieces.get(&(object, number)));
+            if let Some(&known) = known {
+                return agree(Fact::Address(known), Fact::Address(at));
+            }
+        }
+        let length = piece.len() as u64;
+        self.work.set(self.work.get().saturating_add(length / 64));
+        if self.target.at(at, length) != Some(piece) {
+            return Err(Cause::Merged(at, (object, section_number, offset)));
+        }
+        if !whole {
+            implied.pieces.insert((object, number), at);
+        }
+        Ok(())
+    }
+
+    pub fn section(&self, part: &Part) -> Option<&'s Section<'a>> {
+        let object = self.objects.get(part.object as usize)?;
+        object.sections.get(part.section as usize)
+    }
+
+    pub fn part_of(&self, object: u32, section: usize) -> Option<u32> {
+        let part = *self.index.get(object as usize)?.get(section)?;
+        (part != NONE).then_some(part)
+    }
+
+    /// The name of a global symbol.
+    pub fn name_of(&self, object: u32, symbol: usize) -> Option<&Name> {
+        let number = *self.named.get(object as usize)?.get(symbol)?;
+        self.names.get(number as usize)
+    }
+}
+
+fn agree(known: Fact, found: Fact) -> Result<(), Cause> {
+    match (known, found) {
+        _ if known == found => Ok(()),
+        (Fact::Address(known), Fact::Address(is))
+        | (Fact::ThreadLocal(known), Fact::ThreadLocal(is)) => Err(Cause::Elsewhere { is, known }),
+        _ => Err(Cause::Impossible),
+    }
+}
+
+/// The string or constant at an offset of a merged section, to its end.
+pub(super) fn piece<'d>(section: &Section<'d>, offset: u64) -> Option<&'d [u8]> {
+    let Kind::Merged(size, width) = section.kind else {
+        return None;
+    };
+    let start = usize::try_from(offset).ok()?;
+    let rest = section.data.get(start..)?;
+    if size != 0 {
+        let left = size.checked_sub(offset.checked_rem(size)?)?;
+        return rest.get(..usize::try_from(left).ok()?);
+    }
+    let width = usize::try_from(width).ok()?;
+    if width == 1 {
+        return rest.get(..=memchr::memchr(0, rest)?);
+    }
+    let end = rest
+        .chunks_exact(width)
+        .position(|unit| unit.iter().all(|&byte| byte == 0))?;
+    rest.get(..end.checked_add(1)?.checked_mul(width)?)
+}
