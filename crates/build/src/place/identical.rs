@@ -132,7 +132,7 @@ pub fn identical<'a>(target: &'a [u8], linked: &'a [u8]) -> Result<Symbols<'a>, 
     })
 }
 
-/// The program headers say the same, but for where things are in the file.
+/// The program headers say the same of memory.
 fn same_segments(target: &Linked<'_>, built: &Linked<'_>) -> Result<(), Difference> {
     let differ = |why: String| Err(Difference::Layout { why });
     if target.headers.len() != built.headers.len() {
@@ -143,13 +143,17 @@ fn same_segments(target: &Linked<'_>, built: &Linked<'_>) -> Result<(), Differen
         ));
     }
     let says = |header: &elf::ProgramHeader64<Le>| {
-        (
-            header.p_type(Le).0,
-            header.p_flags(Le).0,
-            header.p_vaddr(Le),
-            header.p_memsz(Le),
-            header.p_filesz(Le),
-        )
+        let p_type = header.p_type(Le);
+        // `strip` writes the exact size where a linker had rounded it; what is there is compared below.
+        let size = match p_type {
+            elf::PT_LOAD | elf::PT_DYNAMIC => header.p_memsz(Le),
+            elf::PT_TLS => header
+                .p_memsz(Le)
+                .checked_next_multiple_of(header.p_align(Le).max(1))
+                .unwrap_or(u64::MAX),
+            _ => 0,
+        };
+        (p_type.0, header.p_flags(Le).0, header.p_vaddr(Le), size)
     };
     let mut pairs = target.headers.iter().zip(built.headers).enumerate();
     match pairs.find(|(_, (a, b))| says(a) != says(b)) {
@@ -174,14 +178,12 @@ fn same_sections(target: &Linked<'_>, built: &Linked<'_>) -> Result<(), Differen
             .sections
             .iter()
             .filter(|s| s.sh_flags(Le).0 & elf::SHF_ALLOC.0 != 0);
+        // Other flags say what links to what, which `strip` may lose.
+        let kept = elf::SHF_WRITE.0 | elf::SHF_EXECINSTR.0 | elf::SHF_TLS.0;
         let mut list: Vec<_> = loaded
             .map(|s| {
-                (
-                    s.sh_addr(Le),
-                    s.sh_size(Le),
-                    s.sh_type(Le).0,
-                    s.sh_flags(Le).0,
-                )
+                let zero = s.sh_type(Le) == elf::SHT_NOBITS;
+                (s.sh_addr(Le), s.sh_size(Le), s.sh_flags(Le).0 & kept, zero)
             })
             .collect();
         list.sort_unstable();

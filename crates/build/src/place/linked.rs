@@ -231,17 +231,38 @@ impl<'a> Linked<'a> {
 
     /// The name that the dynamic loader looks up for a relocation.
     pub fn name_of(&self, dynamic: &Dynamic) -> Option<&'a [u8]> {
-        let names = self.names.as_ref().filter(|_| dynamic.symbol != 0)?;
-        let offset = u64::from(dynamic.symbol).checked_mul(24)?;
-        let symbol = self.at(names.symbols.checked_add(offset)?, 24)?;
-        let name = u64::from(u32::from_le_bytes(*symbol.first_chunk()?));
+        let names = self.names.as_ref()?;
+        let symbol = self.symbol_of(dynamic)?;
+        if symbol.st_bind() == elf::STB_LOCAL {
+            return None;
+        }
+        let name = u64::from(symbol.st_name(Le));
         let left = names.strings_size.checked_sub(name)?;
         let text = self.from(names.strings.checked_add(name)?)?;
         let text = text
             .get(..usize::try_from(left).ok()?.min(text.len()))
             .unwrap_or(text);
-        let end = memchr::memchr(0, text)?;
+        let end = memchr::memchr(0, text).filter(|&end| end != 0)?;
         text.get(..end)
+    }
+
+    /// Where a thread-local variable lies for which the dynamic loader looks up no name.
+    pub fn thread_local(&self, dynamic: &Dynamic) -> u64 {
+        let local = self
+            .symbol_of(dynamic)
+            .filter(|symbol| symbol.st_type() == elf::STT_TLS);
+        local
+            .map_or(0, |symbol| symbol.st_value(Le))
+            .wrapping_add_signed(dynamic.addend)
+    }
+
+    fn symbol_of(&self, dynamic: &Dynamic) -> Option<&'a Sym64<Le>> {
+        let names = self.names.as_ref().filter(|_| dynamic.symbol != 0)?;
+        let offset = u64::from(dynamic.symbol).checked_mul(24)?;
+        let symbol = self.at(names.symbols.checked_add(offset)?, 24)?;
+        pod::from_bytes::<Sym64<Le>>(symbol)
+            .ok()
+            .map(|(symbol, _)| symbol)
     }
 
     /// The function that a PLT stub leads to: `[endbr64] [bnd] jmp *slot(%rip)` through a slot that the dynamic loader

@@ -17,7 +17,7 @@ pub struct Placement<'a> {
     objects: Vec<Relocatable<'a>>,
     /// Object, section.
     states: Vec<Vec<State>>,
-    names: HashMap<&'a [u8], Fact>,
+    names: HashMap<&'a [u8], Known>,
     pieces: HashMap<(u32, u32), u64>,
     share: Share,
 }
@@ -42,6 +42,14 @@ pub struct Share {
     pub placed: u64,
     /// Bytes of copies of inline functions and templates that the linker left out.
     pub discarded: u64,
+}
+
+/// What is known of a global name.
+#[derive(Clone, Copy)]
+struct Known {
+    fact: Option<Fact>,
+    /// More than one object defines it.
+    several: bool,
 }
 
 /// What is known of a section.
@@ -126,8 +134,10 @@ pub fn objects<'a>(target: &'a [u8], objects: &[Object<'a>]) -> Result<Placement
     let mut names = HashMap::new();
     for (number, object) in (0u32..).zip(&objects) {
         for (at, symbol) in object.symbols.iter().enumerate() {
-            if let Some(fact) = system.name_of(number, at).and_then(|name| name.fact) {
-                names.insert(symbol.name, fact);
+            if let Some(name) = system.name_of(number, at) {
+                let several = name.definitions.len() > 1;
+                let fact = name.fact;
+                names.insert(symbol.name, Known { fact, several });
             }
         }
     }
@@ -285,7 +295,8 @@ impl<'a> Placement<'a> {
             object: object_name(),
             symbol: name(),
         };
-        let fact = || self.names.get(symbol.name).copied();
+        let known = self.names.get(symbol.name).filter(|_| !symbol.local);
+        let fact = known.and_then(|known| known.fact);
         let located = |(Fact::Address(svma) | Fact::ThreadLocal(svma)), size| Located {
             svma,
             size,
@@ -295,7 +306,7 @@ impl<'a> Placement<'a> {
             Place::Section(_) => relocatable.section_of(symbol).ok_or_else(none)?,
             Place::Absolute => return Err(none()),
             Place::Common | Place::Undefined => {
-                let fact = fact().filter(|_| !symbol.local).ok_or_else(unreferenced)?;
+                let fact = fact.ok_or_else(unreferenced)?;
                 return Ok(located(fact, symbol.size));
             }
         };
@@ -317,7 +328,22 @@ impl<'a> Placement<'a> {
         match state.unwrap_or(&State::Other) {
             State::At(base) => {
                 let svma = base.checked_add(symbol.value).ok_or_else(none)?;
-                Ok(located(Fact::Address(svma), symbol.size))
+                // A weak definition lies there as well when another one has taken its place.
+                let stands = match fact {
+                    Some(Fact::Address(is) | Fact::ThreadLocal(is)) => is == svma,
+                    None => {
+                        let several = known.is_some_and(|known| known.several);
+                        !(symbol.weak && several && section.comdat.is_none())
+                    }
+                };
+                if stands {
+                    Ok(located(Fact::Address(svma), symbol.size))
+                } else {
+                    Err(Refusal::Overridden {
+                        object: object_name(),
+                        symbol: name(),
+                    })
+                }
             }
             State::Discarded => self.kept(symbol).ok_or_else(|| absent("")),
             State::Absent(_) if !symbol.local && section.comdat.is_some() => {
@@ -364,7 +390,8 @@ impl<'a> Placement<'a> {
 
     /// Of a function that several objects define: the one that the linker kept.
     fn kept(&self, symbol: &Symbol<'a>) -> Option<Located> {
-        let &Fact::Address(svma) = self.names.get(symbol.name).filter(|_| !symbol.local)? else {
+        let known = self.names.get(symbol.name).filter(|_| !symbol.local)?;
+        let Some(Fact::Address(svma)) = known.fact else {
             return None;
         };
         self.objects

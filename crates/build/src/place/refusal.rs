@@ -80,6 +80,10 @@ pub enum Refusal {
         why: String,
     },
     #[error(
+        "`{symbol}` of {object} is a weak definition, in whose place another one runs; name the object that has that"
+    )]
+    Overridden { object: String, symbol: String },
+    #[error(
         "`{symbol}` of {object} can't be found: it has too little code of its own, and nothing that was found refers to it"
     )]
     TooSmall { object: String, symbol: String },

@@ -102,7 +102,7 @@ fn thread_slot<'a>(target: &Linked<'a>, svma: u64) -> Option<Value<'a>> {
     match (dynamic.r_type, target.name_of(dynamic)) {
         (elf::R_X86_64_TPOFF64 | elf::R_X86_64_TLSDESC, Some(name)) => Some(Value::Import(name)),
         (elf::R_X86_64_TPOFF64 | elf::R_X86_64_TLSDESC, None) => {
-            Some(Value::ThreadLocal(dynamic.addend.cast_unsigned()))
+            Some(Value::ThreadLocal(target.thread_local(dynamic)))
         }
         _ => None,
     }

@@ -597,7 +597,7 @@ impl<'s, 'a> System<'s, 'a> {
         (part != NONE).then_some(part)
     }
 
-    /// The name of a global symbol.
+    /// The name that a global symbol defines or refers to.
     pub fn name_of(&self, object: u32, symbol: usize) -> Option<&Name> {
         let number = *self.named.get(object as usize)?.get(symbol)?;
         self.names.get(number as usize)
