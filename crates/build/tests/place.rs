@@ -154,3 +154,13 @@ fn cxx_of_clang() {
         15,
     );
 }
+
+#[test]
+fn every_rewritten_instruction() {
+    let main = "void forms(void); void outside(void) {} int main(int argc, char **argv) \
+                { if (argc > 9) forms(); return 0; }";
+    let sources = [("forms.s", source("forms.s")), ("m.c", main.to_owned())];
+    let sources = sources.map(|(name, text)| (name.to_owned(), text));
+    // In a library `inside` goes through the GOT, so that its name is all that is checked.
+    all_kinds("gcc", &["-O2"], &sources, 5);
+}

@@ -6,14 +6,14 @@ use iced_x86::{Decoder, DecoderOptions, Formatter as _, GasFormatter, Instructio
 
 use super::linked::Linked;
 use super::refusal::SideBySide;
-use super::relocatable::{Kind, Relocatable, Section};
+use super::relocatable::{Form, Kind, Relocatable, Relocation, Section};
 use super::system::{Cause, Contradiction, System, piece};
 use super::{Refusal, search};
 
 /// Anchors of a section that is looked for in pieces.
 const ANCHORS: usize = 64;
-/// How far code that was only shifted may have moved.
-const SHIFT: u64 = 16 << 10;
+/// What part of its section's size code that was only shifted may have moved.
+const SHIFT: u64 = 4;
 /// A difference in data is followed over this many references.
 const DEPTH: usize = 4;
 
@@ -66,17 +66,21 @@ fn follow(
         });
     }
     let window = |bytes: &[u8]| hex(bytes.get(offset..).unwrap_or_default());
-    let runs = match first {
-        Some(contradiction) => said(system, object, section, &contradiction),
-        None if runs.is_empty() => "something else".to_owned(),
-        None => window(runs),
+    let contents = match first {
+        Some(contradiction) => said(system, object, section, &contradiction, None),
+        None if runs.is_empty() => "what is there is not as it was built".to_owned(),
+        None => format!(
+            "{} was built, {} is there",
+            window(section.data),
+            window(runs)
+        ),
     };
     Some(Refusal::Data {
         object: object.name.to_owned(),
         symbol,
         svma: base.wrapping_add(place.1),
         used_by,
-        contents: format!("{} was built, {runs} is there", window(section.data)),
+        contents,
     })
 }
 
@@ -138,28 +142,28 @@ pub(super) fn spoken(object: &Relocatable<'_>, section: usize, offset: u64) -> S
     String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
 }
 
-/// What a contradiction says, as a clause.
+/// What a contradiction says, as a clause. `end`: where the instruction ends that has the relocation.
 fn said(
     system: &System<'_, '_>,
     object: &Relocatable<'_>,
     section: &Section<'_>,
     contradiction: &Contradiction,
+    end: Option<usize>,
 ) -> String {
-    let relocation = section
-        .relocations
-        .iter()
-        .find(|r| r.offset == contradiction.offset);
-    let symbol = relocation
-        .map(|r| target_of(object, r.symbol as usize, 0))
-        .unwrap_or_default();
+    let at = |r: &&Relocation| r.offset == contradiction.offset;
+    let relocation = section.relocations.iter().find(at);
+    let beyond = relocation.map_or(0, |r| behind(object, r, end));
+    let symbol = relocation.map_or(String::new(), |r| target_of(object, r, end));
     match &contradiction.cause {
         Cause::Form => format!("no linker makes this of the reference to `{symbol}`"),
         Cause::Import(name) => {
             format!("it refers to `{name}` of a library, and was built to refer to `{symbol}`")
         }
-        Cause::Elsewhere { is, known } => {
-            format!("it refers to {is:#x}, and `{symbol}` is at {known:#x}")
-        }
+        Cause::Elsewhere { is, known } => format!(
+            "it refers to {:#x}, and `{symbol}` is at {:#x}",
+            is.wrapping_add_signed(beyond),
+            known.wrapping_add_signed(beyond)
+        ),
         Cause::Impossible => format!("it refers to what can't be `{symbol}`"),
         Cause::Content(part, base) => {
             let part = system.parts.get(*part as usize);
@@ -174,15 +178,29 @@ fn said(
     }
 }
 
-/// What a relocation refers to; `behind`: how far, from the symbol.
-fn target_of(object: &Relocatable<'_>, symbol: usize, behind: i64) -> String {
-    let Some(symbol) = object.symbols.get(symbol) else {
+/// How far beyond its symbol a relocation means, where the symbol is a section's.
+fn behind(object: &Relocatable<'_>, relocation: &Relocation, end: Option<usize>) -> i64 {
+    let symbol = object.symbols.get(relocation.symbol as usize);
+    if symbol.is_none_or(|symbol| !symbol.name.is_empty()) {
+        return 0;
+    }
+    let relative = matches!(relocation.form, Form::Pc32 | Form::Pc64);
+    let end = end.filter(|_| relative);
+    let field = end.map_or(0, |end| {
+        (end as i64).wrapping_sub(i64::from(relocation.offset))
+    });
+    field.wrapping_add(relocation.addend)
+}
+
+/// What a relocation refers to.
+fn target_of(object: &Relocatable<'_>, relocation: &Relocation, end: Option<usize>) -> String {
+    let Some(symbol) = object.symbols.get(relocation.symbol as usize) else {
         return String::new();
     };
     match object.section_of(symbol) {
         Some((number, _)) if symbol.name.is_empty() => {
-            let offset = symbol.value.saturating_add_signed(behind);
-            spoken(object, number, offset)
+            let behind = behind(object, relocation, end);
+            spoken(object, number, symbol.value.saturating_add_signed(behind))
         }
         _ => String::from_utf8_lossy(symbol.name).into_owned(),
     }
@@ -213,17 +231,14 @@ fn side_by_side(
     let relocation = section.relocations.iter().find(|r| inside(r.offset));
     let mut built = text(&instruction);
     if let Some(relocation) = relocation {
-        let behind = (end as i64)
-            .wrapping_sub(i64::from(relocation.offset))
-            .wrapping_add(relocation.addend);
-        let symbol = target_of(object, relocation.symbol as usize, behind);
+        let symbol = target_of(object, relocation, Some(end));
         built = format!("{built}  <{symbol}>");
     }
     Some(SideBySide {
         offset: (at as u64).saturating_sub(start),
         built,
         runs: instruction_at(system.target, base.wrapping_add(at as u64)),
-        because: contradiction.map(|c| said(system, object, section, &c)),
+        because: contradiction.map(|c| said(system, object, section, &c, Some(end))),
     })
 }
 
@@ -252,6 +267,26 @@ pub(super) fn text(instruction: &Instruction) -> String {
     out
 }
 
+/// Whether a part that should be at `base` is like what is there, or like code near by.
+pub(super) fn is_like(system: &System<'_, '_>, number: u32, base: u64) -> bool {
+    let Some(section) = system
+        .parts
+        .get(number as usize)
+        .and_then(|part| system.section(part))
+    else {
+        return false;
+    };
+    let runs = system.runs(section, base).unwrap_or_default();
+    let (mut same, mut all) = (0usize, 0usize);
+    for fixed in section.fixed() {
+        let built = section.data.get(fixed.clone()).unwrap_or_default();
+        let runs = runs.get(fixed).unwrap_or_default();
+        all = all.saturating_add(built.len());
+        same = same.saturating_add(built.iter().zip(runs).filter(|(a, b)| a == b).count());
+    }
+    same.saturating_mul(2) > all || resembling(system, &[number]).contains_key(&number)
+}
+
 /// For each part that was not found: the place in the target that is most like it, where most of it is.
 pub(super) fn resembling(system: &System<'_, '_>, missing: &[u32]) -> HashMap<u32, u64> {
     let mut anchors = Vec::new();
@@ -277,14 +312,14 @@ pub(super) fn resembling(system: &System<'_, '_>, missing: &[u32]) -> HashMap<u3
     let best = by_part.into_iter().filter_map(|(number, mut places)| {
         places.sort_unstable();
         let &(top, _) = places.iter().max_by_key(|(_, count)| *count)?;
-        let near = |&&(base, _): &&(u64, usize)| base.abs_diff(top) <= SHIFT;
+        let section = system.section(system.parts.get(number as usize)?)?;
+        let near = |&&(base, _): &&(u64, usize)| base.abs_diff(top) <= section.size / SHIFT;
         let cluster = || places.iter().filter(near);
         let found: usize = cluster().map(|(_, count)| count).sum();
         let all = counts.get(&number).copied().unwrap_or(0);
         if all < 4 || found.saturating_mul(2) < all {
             return None;
         }
-        let section = system.section(system.parts.get(number as usize)?)?;
         // What follows the first difference is shifted: the base is the one at which most of the beginning fits.
         let fits = |base: u64| {
             let runs = system.target.from(base).unwrap_or_default();

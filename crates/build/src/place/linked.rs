@@ -229,6 +229,15 @@ impl<'a> Linked<'a> {
         self.dynamic.get(first).filter(|d| d.at == svma)
     }
 
+    /// Whether the dynamic loader writes words of the file into a range; copies of a library's variables are none.
+    pub fn written(&self, range: Range<u64>) -> bool {
+        let first = self.dynamic.partition_point(|d| d.at < range.start);
+        let inside = self.dynamic.iter().skip(first);
+        inside
+            .take_while(|d| d.at < range.end)
+            .any(|d| d.r_type != elf::R_X86_64_COPY)
+    }
+
     /// The name that the dynamic loader looks up for a relocation.
     pub fn name_of(&self, dynamic: &Dynamic) -> Option<&'a [u8]> {
         let names = self.names.as_ref()?;

@@ -80,10 +80,16 @@ pub fn objects<'a>(target: &'a [u8], objects: &[Object<'a>]) -> Result<Placement
         .map(Relocatable::read)
         .collect::<Result<_, _>>()?;
     let system = System::solve(&target, &objects)?;
+    // A few functions may be in any program by chance, and lead anywhere.
     if let Some(broken) = &system.broken
+        && (found(&system) > 4 || explain::is_like(&system, broken.part, broken.base))
         && let Some(refusal) = explain::at(&system, broken.part, broken.base)
     {
         return Err(refusal);
+    }
+    if system.broken.is_some() {
+        let objects = objects.len();
+        return Err(Refusal::WrongProgram { objects });
     }
     let folded = folded(&system);
     let missing = missing(&system)?;
@@ -152,12 +158,27 @@ pub fn objects<'a>(target: &'a [u8], objects: &[Object<'a>]) -> Result<Placement
     })
 }
 
-/// Code that lies where other code lies: (object, section) of the other.
+/// How many tenths of the code were found.
+fn found(system: &System<'_, '_>) -> u64 {
+    let (mut placed, mut all) = (0u64, 0u64);
+    for part in &system.parts {
+        if let Some(section) = system.section(part).filter(|s| s.kind == Kind::Code) {
+            all = all.saturating_add(section.size);
+            if part.base.is_some() {
+                placed = placed.saturating_add(section.size);
+            }
+        }
+    }
+    placed.saturating_mul(10).checked_div(all).unwrap_or(0)
+}
+
+/// Code and variables that lie where others lie: (object, section) of the other. Constants may.
 fn folded(system: &System<'_, '_>) -> HashMap<u32, (u32, u32)> {
     let mut code: Vec<(u64, u64, u32)> = Vec::new();
     for (number, part) in (0u32..).zip(&system.parts) {
         if let (Some(base), Some(section)) = (part.base, system.section(part))
-            && section.kind == Kind::Code
+            && (section.kind == Kind::Code
+                || section.write && matches!(section.kind, Kind::Data | Kind::Zero))
         {
             code.push((base, base.saturating_add(section.size), number));
         }

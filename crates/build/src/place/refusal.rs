@@ -61,7 +61,7 @@ pub enum Refusal {
         addresses: String,
     },
     #[error(
-        "`{symbol}` of {object} and `{other}` of {other_object} have the same code at {svma:#x} in the target (identical code folding, or one of them was left out), so one can't be replaced without the other"
+        "`{symbol}` of {object} and `{other}` of {other_object} are both at {svma:#x} in the target (identical code folding, or one of them was left out), so one can't be told from the other"
     )]
     Folded {
         object: String,

@@ -24,6 +24,8 @@ pub(super) struct Section<'a> {
     pub size: u64,
     pub align: u64,
     pub kind: Kind,
+    /// SHF_WRITE.
+    pub write: bool,
     /// Has an address of its own, which is to be found.
     pub placed: bool,
     /// By offset.
@@ -403,6 +405,7 @@ fn sections<'a>(
             size: section.sh_size(Le),
             align,
             kind,
+            write: section.sh_flags(Le).0 & elf::SHF_WRITE.0 != 0,
             placed: !matches!(kind, Kind::Other | Kind::Merged(..)) && section.sh_size(Le) != 0,
             relocations: Vec::new(),
             unknown: None,

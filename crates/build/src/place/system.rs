@@ -48,8 +48,10 @@ pub(super) struct Name {
     pub fact: Option<Fact>,
     /// (object, symbol).
     pub definitions: Vec<(u32, u32)>,
-    /// The one that nothing can stand in for.
+    /// The one that all references mean: neither weak nor one of several copies.
     strong: Option<(u32, u32)>,
+    /// The last one of those; objects of two programs have several.
+    firm: Option<(u32, u32)>,
     /// A function that chooses a function: references lead elsewhere.
     indirect: bool,
 }
@@ -184,9 +186,10 @@ impl<'s, 'a> System<'s, 'a> {
                     continue;
                 }
                 name.indirect |= symbol.kind == elf::STT_GNU_IFUNC;
-                let alone = name.definitions.is_empty();
-                let strong = !symbol.weak && !in_group && symbol.place != Place::Common;
-                name.strong = (alone && strong).then_some((number, at));
+                if !symbol.weak && !in_group && symbol.place != Place::Common {
+                    name.strong = name.firm.is_none().then_some((number, at));
+                    name.firm = Some((number, at));
+                }
                 name.definitions.push((number, at));
             }
             self.named.push(named);
@@ -362,8 +365,10 @@ impl<'s, 'a> System<'s, 'a> {
                     self.broken.get_or_insert(Broken { part: number, base });
                 }
                 None => {
+                    let copy = self.parts.get(number as usize);
+                    let copy = copy.and_then(|part| self.section(part)?.comdat).is_some();
                     if let Some(part) = self.parts.get_mut(number as usize) {
-                        part.discarded = true;
+                        part.discarded = copy;
                     }
                 }
             }
@@ -394,7 +399,10 @@ impl<'s, 'a> System<'s, 'a> {
         let zero: &[u8] = &[];
         let end = base.checked_add(section.size)?;
         match section.kind {
-            Kind::Zero => self.target.is_zero(base..end).then_some(zero),
+            Kind::Zero => {
+                let zeroes = self.target.is_zero(base..end) && !self.target.written(base..end);
+                zeroes.then_some(zero)
+            }
             Kind::ThreadLocal(zeroes) => {
                 let tls = self.target.tls.filter(|tls| end <= tls.mem_size)?;
                 if zeroes {
@@ -472,9 +480,11 @@ impl<'s, 'a> System<'s, 'a> {
         if symbol.place == Place::Undefined && symbol.weak {
             return Ok(());
         }
-        if let Fact::Address(at) = fact
-            && self.target.stub(at) == Some(symbol.name)
-        {
+        let stub = match fact {
+            Fact::Address(at) => self.target.stub(at),
+            Fact::ThreadLocal(_) => None,
+        };
+        if stub == Some(symbol.name) {
             return Ok(());
         }
         let names = self.named.get(object as usize);
@@ -486,6 +496,10 @@ impl<'s, 'a> System<'s, 'a> {
         };
         if name.indirect {
             return Ok(());
+        }
+        // A function of the objects may look like a stub.
+        if let (Some(stub), true) = (stub, name.definitions.is_empty()) {
+            return Err(Cause::Import(String::from_utf8_lossy(stub).into_owned()));
         }
         let known = name
             .fact
