@@ -135,6 +135,14 @@ fn redis() {
             println!("  not found: {} of {:?}", symbol.name, symbol.file);
         }
     }
+    for (number, object) in objects.iter().enumerate() {
+        for symbol in symbols.iter().filter(|s| s.global && s.located.size != 0) {
+            match placement.find(number, symbol.name) {
+                Ok(_) | Err(place::Refusal::NoSymbol { .. }) => {}
+                Err(why) => println!("  {}: {why}", object.name),
+            }
+        }
+    }
     println!("  {right} symbols right, {statics} of them static; {missing} static ones not found");
     assert!(right > 4000);
 }

@@ -49,6 +49,7 @@ pub fn pack(objects: &[PathBuf], targets: &[PathBuf], output: &Path) -> Outcome 
             path,
             bytes,
             debug: debug.as_deref(),
+            symbols: None,
         })
         .collect();
     let bytes = livegraft_patchfile::pack(&inputs, &targets).map_err(Failure::Pack)?;

@@ -106,7 +106,7 @@ pub enum Error {
     BadTarget { path: PathBuf, why: String },
     #[error("{path} has no build-id, by which a process is recognised; link it with -Wl,--build-id", path = .path.display())]
     NoBuildId { path: PathBuf },
-    #[error("{first} and {second} are both {object}; give one --target for each object", first = .first.display(), second = .second.display())]
+    #[error("{first} and {second} are the same build of {object}; give each build once", first = .first.display(), second = .second.display())]
     DuplicateTarget {
         object: String,
         first: PathBuf,

@@ -53,6 +53,7 @@ fn pack_one(object: &[u8], target: &[u8]) -> Result<Vec<u8>, crate::Error> {
             path,
             bytes: target,
             debug: None,
+            symbols: None,
         }],
     )
 }
@@ -81,7 +82,19 @@ fn assert_valid(patch: &Patch) {
             panic!()
         };
         assert!(patch.sections[section].exec && offset < patch.sections[section].size);
-        assert!(func.fingerprint.size > 0);
+    }
+    for object in &patch.objects {
+        assert!(!object.builds.is_empty());
+        for build in &object.builds {
+            assert!(build.fingerprints.len() == object.funcs.len());
+            assert!(build.fingerprints.iter().all(|f| f.size > 0));
+            assert!(
+                build
+                    .symbols
+                    .iter()
+                    .all(|s| s.svma.checked_add(s.size).is_some())
+            );
+        }
     }
 }
 

@@ -36,8 +36,12 @@ pub struct Info {
 pub struct ObjectInfo {
     /// `None` is the executable.
     pub name: Option<String>,
-    /// In hexadecimal.
+    /// Of the first build, in hexadecimal.
     pub build_id: String,
+    /// The other builds that the patch fits.
+    pub other_build_ids: Vec<String>,
+    /// How many of the target's symbols it finds by addresses that were proven for the first build.
+    pub recovered_symbols: usize,
     /// Its replaced functions.
     pub funcs: Vec<FuncInfo>,
 }
@@ -49,7 +53,7 @@ pub struct FuncInfo {
     pub old_name: String,
     /// `old_sympos`.
     pub sympos: u64,
-    /// Its address in the file; in JSON a string in hexadecimal, like all addresses.
+    /// Its address in the file of the first build; in JSON a string in hexadecimal, like all addresses.
     #[serde(serialize_with = "address")]
     pub address: u64,
     /// Its size in bytes.
@@ -84,17 +88,28 @@ impl Info {
     pub fn new(patch: &Patch) -> Info {
         let objects = patch.objects.iter().map(|object| ObjectInfo {
             name: object.name.clone(),
-            build_id: hex(&object.build_id),
+            build_id: object
+                .builds
+                .first()
+                .map_or(String::new(), |b| hex(&b.build_id)),
+            other_build_ids: object
+                .builds
+                .iter()
+                .skip(1)
+                .map(|b| hex(&b.build_id))
+                .collect(),
+            recovered_symbols: object.builds.first().map_or(0, |b| b.symbols.len()),
             funcs: object
                 .funcs
                 .iter()
-                .map(|func| {
+                .zip(object.builds.first().map_or(&[][..], |b| &b.fingerprints))
+                .map(|(func, fingerprint)| {
                     let new = patch.symbols.get(func.new_func);
                     FuncInfo {
                         old_name: func.old_name.clone(),
                         sympos: func.old_sympos,
-                        address: func.fingerprint.svma,
-                        size: func.fingerprint.size,
+                        address: fingerprint.svma,
+                        size: fingerprint.size,
                         new_name: new.map(|s| s.name.clone()).unwrap_or_default(),
                         new_size: new.map_or(0, |s| s.size),
                     }
@@ -175,6 +190,13 @@ impl fmt::Display for Info {
                 spoken(object.name.as_deref()),
                 object.build_id
             )?;
+            for build_id in &object.other_build_ids {
+                writeln!(f, "  or build-id {build_id}")?;
+            }
+            if object.recovered_symbols != 0 {
+                let count = object.recovered_symbols;
+                writeln!(f, "  {count} symbols by addresses that its build proved")?;
+            }
             for func in &object.funcs {
                 let sympos = match func.sympos {
                     0 => String::new(),

@@ -11,10 +11,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::elf::{self, Image, Sec, SymPlace};
 use crate::meta::{Meta, PATCH_SECTION, Reader, SYMS_SECTION};
-use crate::note::{self, NoteObject};
-use crate::read::{check_section, is_loaded, object_names, spoken, unsupported};
+use crate::note;
+use crate::read::{Names, check_section, is_loaded, klp_symbol, object_names, spoken, unsupported};
 use crate::relocation::{relocation_name, relocation_width};
-use crate::{Error, Fingerprint, Patch, SymbolKind, TargetElf, clobber, resolve, write};
+use crate::{
+    Build, Error, Fingerprint, Patch, Place, Recovered, SymbolKind, TargetElf, TargetSymbol,
+    clobber, resolve, write,
+};
 
 /// An object file that the compiler made of the patch's source.
 #[derive(Debug, Clone, Copy)]
@@ -34,9 +37,12 @@ pub struct Target<'a> {
     pub bytes: &'a [u8],
     /// Its separate debug file, for its symbols.
     pub debug: Option<&'a [u8]>,
+    /// Symbols that were proven to be its own, for one without a symbol table; the patch records where they are.
+    pub symbols: Option<&'a [TargetSymbol<'a>]>,
 }
 
-/// Makes a patch file.
+/// Makes a patch file. Several targets may be builds of one object: then all symbols that the patch uses must be in each,
+/// and where a name occurs several times its occurrences in the same order.
 ///
 /// # Errors
 /// Whatever keeps the patch from being sound is refused here by name rather than at load.
@@ -50,7 +56,7 @@ pub fn pack(inputs: &[Input<'_>], targets: &[Target<'_>]) -> Result<Vec<u8>, Err
     let reader = Reader::new(&image);
     let meta = reader.meta()?;
     let aliases = reader.aliases()?;
-    object_names(&meta)?;
+    let names = object_names(&meta)?;
     let asked = meta.objects.iter().map(|o| {
         let immediate = o
             .funcs
@@ -64,11 +70,16 @@ pub fn pack(inputs: &[Input<'_>], targets: &[Target<'_>]) -> Result<Vec<u8>, Err
         return Err(Error::Unsupported(sentence));
     }
     let targets = read_targets(targets, &meta)?;
-    let (matched, noted) = match_objects(&meta, &targets)?;
+    let (matched, mut noted) = match_objects(&meta, &targets)?;
 
     let keep_section: Vec<bool> = image.sections.iter().map(kept).collect();
     let used = used_symbols(&image, &keep_section);
-    let objects = resolve::resolve(&mut image, &used, &aliases, &matched)?;
+    let first: Vec<&TargetElf<'_>> = matched.iter().filter_map(|b| b.first().copied()).collect();
+    let objects = resolve::resolve(&mut image, &used, &aliases, &first)?;
+    for (object, (targets, builds)) in meta.objects.iter().zip(matched.iter().zip(&mut noted)) {
+        let symbols = klp_symbols(&image, &names, object.name.as_deref());
+        record(&symbols, targets, builds)?;
+    }
     let mut keep_section = keep_section;
     add_note(&mut image, &mut keep_section, &noted);
     let keep_symbol = kept_symbols(&image, &keep_section, &used);
@@ -83,10 +94,12 @@ pub fn pack(inputs: &[Input<'_>], targets: &[Target<'_>]) -> Result<Vec<u8>, Err
 
     // What the loader will read, and the code as it will be loaded.
     let patch = Patch::parse(&out)?;
-    for (object, target) in patch.objects.iter().zip(&matched) {
-        let checker = clobber::Checker::new(target);
-        for func in &object.funcs {
-            checker.check(&patch, func)?;
+    for (object, targets) in patch.objects.iter().zip(&matched) {
+        for (build, target) in object.builds.iter().zip(targets) {
+            let checker = clobber::Checker::new(target);
+            for (func, old) in object.funcs.iter().zip(&build.fingerprints) {
+                checker.check(&patch, func, old)?;
+            }
         }
     }
     Ok(out)
@@ -241,13 +254,18 @@ fn place_commons(image: &mut Image<'_>) -> Result<(), Error> {
 fn read_targets<'a>(targets: &[Target<'a>], meta: &Meta) -> Result<Vec<TargetElf<'a>>, Error> {
     let mut read: Vec<TargetElf<'a>> = Vec::new();
     for target in targets {
+        let symbols = target.symbols;
         let mut target = TargetElf::parse(target.path, target.bytes, target.debug)?;
+        if let Some(symbols) = symbols {
+            target = target.with_symbols(symbols);
+        }
         let called = |name: Option<&str>| meta.objects.iter().any(|o| o.name.as_deref() == name);
         let file = target.path.file_name().and_then(|n| n.to_str());
         if target.object.is_some() && !called(target.object.as_deref()) && called(file) {
             target.object = file.map(str::to_owned);
         }
-        if let Some(first) = read.iter().find(|t| t.object == target.object) {
+        let same = |t: &&TargetElf<'_>| t.object == target.object && t.build_id == target.build_id;
+        if let Some(first) = read.iter().find(same) {
             return Err(Error::DuplicateTarget {
                 object: spoken(target.object.as_deref()),
                 first: first.path.to_owned(),
@@ -259,12 +277,12 @@ fn read_targets<'a>(targets: &[Target<'a>], meta: &Meta) -> Result<Vec<TargetElf
     Ok(read)
 }
 
-/// The target of each object, and what the note says about it.
+/// The targets of each object, and what the note says about them.
 #[allow(clippy::type_complexity)]
 fn match_objects<'t, 'a>(
     meta: &Meta,
     targets: &'t [TargetElf<'a>],
-) -> Result<(Vec<&'t TargetElf<'a>>, Vec<NoteObject>), Error> {
+) -> Result<(Vec<Vec<&'t TargetElf<'a>>>, Vec<Vec<Build>>), Error> {
     let mut matched = Vec::new();
     let mut noted = Vec::new();
     for object in &meta.objects {
@@ -272,30 +290,90 @@ fn match_objects<'t, 'a>(
         if object.funcs.is_empty() {
             return Err(Error::NoFuncs { object: called() });
         }
-        let target = targets
-            .iter()
-            .find(|t| t.object == object.name)
-            .ok_or_else(|| Error::NoTarget { object: called() })?;
-        let mut funcs = Vec::new();
-        let mut seen = HashSet::new();
-        for func in &object.funcs {
-            let fingerprint = fingerprint(target, &func.old_name, func.sympos)?;
-            if !seen.insert(fingerprint.svma) {
-                let symbol = func.old_name.clone();
-                return Err(Error::DuplicateFunc {
-                    object: called(),
-                    symbol,
-                });
-            }
-            funcs.push(fingerprint);
+        let builds: Vec<&TargetElf<'a>> =
+            targets.iter().filter(|t| t.object == object.name).collect();
+        if builds.is_empty() {
+            return Err(Error::NoTarget { object: called() });
         }
-        noted.push(NoteObject {
-            build_id: target.build_id.to_vec(),
-            funcs,
-        });
-        matched.push(target);
+        let mut noted_builds = Vec::new();
+        for target in &builds {
+            let mut fingerprints = Vec::new();
+            let mut seen = HashSet::new();
+            for func in &object.funcs {
+                let fingerprint = fingerprint(target, &func.old_name, func.sympos)?;
+                if !seen.insert(fingerprint.svma) {
+                    let symbol = func.old_name.clone();
+                    return Err(Error::DuplicateFunc {
+                        object: called(),
+                        symbol,
+                    });
+                }
+                fingerprints.push(fingerprint);
+            }
+            noted_builds.push(Build {
+                build_id: target.build_id.to_vec(),
+                fingerprints,
+                symbols: Vec::new(),
+            });
+        }
+        noted.push(noted_builds);
+        matched.push(builds);
     }
     Ok((matched, noted))
+}
+
+/// The symbols of an object that the patch names: (name, sympos).
+fn klp_symbols(image: &Image<'_>, names: &Names, object: Option<&str>) -> Vec<(String, u64)> {
+    let livepatch = image
+        .symbols
+        .iter()
+        .filter(|s| s.place == SymPlace::Livepatch);
+    let mut symbols: Vec<(String, u64)> = livepatch
+        .filter_map(|symbol| match klp_symbol(names, &symbol.name)? {
+            Place::Livepatch {
+                object: of,
+                name,
+                sympos,
+            } if of.as_deref() == object => Some((name, sympos)),
+            _ => None,
+        })
+        .collect();
+    symbols.sort();
+    symbols.dedup();
+    symbols
+}
+
+/// Checks that every build has the symbols, and records where they are in those whose own tables do not say it.
+fn record(
+    symbols: &[(String, u64)],
+    targets: &[&TargetElf<'_>],
+    builds: &mut [Build],
+) -> Result<(), Error> {
+    for (name, sympos) in symbols {
+        let mut kind = None;
+        for (target, build) in targets.iter().zip(builds.iter_mut()) {
+            let found = target.find(name, *sympos)?;
+            let first = *kind.get_or_insert(found.kind);
+            if first != found.kind || name.len() > usize::from(u16::MAX) {
+                return Err(Error::ReferenceKind {
+                    symbol: name.clone(),
+                    object: spoken(target.object.as_deref()),
+                    used: first.spoken(),
+                    found: found.kind.spoken(),
+                });
+            }
+            if target.recovered {
+                build.symbols.push(Recovered {
+                    name: name.clone(),
+                    sympos: *sympos,
+                    kind: found.kind,
+                    svma: found.svma,
+                    size: found.size,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn fingerprint(target: &TargetElf<'_>, name: &str, sympos: u64) -> Result<Fingerprint, Error> {
@@ -354,7 +432,7 @@ fn used_symbols(image: &Image<'_>, keep_section: &[bool]) -> Vec<bool> {
     used
 }
 
-fn add_note(image: &mut Image<'_>, keep_section: &mut Vec<bool>, noted: &[NoteObject]) {
+fn add_note(image: &mut Image<'_>, keep_section: &mut Vec<bool>, noted: &[Vec<Build>]) {
     let data = note::encode(noted);
     keep_section.resize(image.sections.len(), true);
     keep_section.push(true);

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::SymbolKind;
+
 /// The name that stands for the executable in `.klp.sym.` and `.klp.rela.` names (`klp_object.name == NULL`; the
 /// kernel's `vmlinux`).
 pub const EXECUTABLE: &str = "exe";
@@ -34,12 +36,53 @@ pub struct Patch {
 pub struct Object {
     /// `None` is the executable, else a soname such as `libfoo.so.1`.
     pub name: Option<String>,
-    /// NT_GNU_BUILD_ID of the object that the patch was packed against.
-    pub build_id: Vec<u8>,
+    /// The builds of the object that the patch was packed against, at least one, each with another build-id.
+    pub builds: Vec<Build>,
     /// `klp_object.funcs`.
     pub funcs: Vec<Func>,
     /// Which of the four callbacks are set, by their field name in C (`pre_patch`, ...).
     pub callbacks: Vec<&'static str>,
+}
+
+/// One build of an object: the same source, linked by somebody else or with other flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// NT_GNU_BUILD_ID.
+    pub build_id: Vec<u8>,
+    /// What must be found running, for each of `Object::funcs`.
+    pub fingerprints: Vec<Fingerprint>,
+    /// Where symbols are that the build's own symbol tables do not have.
+    pub symbols: Vec<Recovered>,
+}
+
+/// A symbol of a build without a symbol table, whose address was proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// As in `Place::Livepatch`.
+    pub name: String,
+    /// As in `Place::Livepatch`.
+    pub sympos: u64,
+    /// What it is.
+    pub kind: SymbolKind,
+    /// Its address in the file's own numbering; for thread-local variables an offset in the TLS block.
+    pub svma: u64,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl Object {
+    /// The build with exactly this build-id.
+    pub fn build(&self, build_id: &[u8]) -> Option<&Build> {
+        self.builds.iter().find(|build| build.build_id == build_id)
+    }
+}
+
+impl Build {
+    /// The recovered symbol that a name and a sympos mean.
+    pub fn symbol(&self, name: &str, sympos: u64) -> Option<&Recovered> {
+        let same = |symbol: &&Recovered| symbol.sympos == sympos && symbol.name == name;
+        self.symbols.iter().find(same)
+    }
 }
 
 /// `klp_func`: one function to replace.
@@ -53,8 +96,6 @@ pub struct Func {
     pub immediate: bool,
     /// Index into `Patch::symbols` of the replacement; always `Place::Section`.
     pub new_func: usize,
-    /// What must be found running.
-    pub fingerprint: Fingerprint,
 }
 
 /// The code of the original function as `pack` found it in the target's file.

@@ -9,10 +9,10 @@ use object::elf::{
 use sha2::{Digest as _, Sha256};
 
 use crate::elf::{self, Image, Sec, SymPlace};
-use crate::meta::{Meta, PATCH_SECTION, Reader, SYMS_SECTION};
+use crate::meta::{Meta, MetaObject, PATCH_SECTION, Reader, SYMS_SECTION};
 use crate::relocation::{is_tls, relocation_name, relocation_width};
 use crate::{
-    EXECUTABLE, Error, Fingerprint, Func, Object, Patch, Place, Relocation, Section, Symbol, note,
+    Build, EXECUTABLE, Error, Func, Object, Patch, Place, Relocation, Section, Symbol, note,
 };
 
 /// All sections of a patch together; the loader places them within reach of 32-bit displacements.
@@ -45,14 +45,9 @@ impl Patch {
         let relocations = relocations(&image, &loaded, &sections, &symbols, &names)?;
         let mut objects = Vec::new();
         for (object, noted) in meta.objects.into_iter().zip(noted) {
-            if object.funcs.len() != noted.funcs.len() {
-                return Err(malformed("its note does not belong to its klp structs"));
-            }
-            if noted.build_id.is_empty() {
-                return Err(malformed("an object has no build-id"));
-            }
+            check_builds(&noted, &object)?;
             let mut funcs = Vec::new();
-            for (func, fingerprint) in object.funcs.into_iter().zip(noted.funcs) {
+            for func in object.funcs {
                 let new_func = func.new_symbol;
                 let found = symbols.get(new_func).filter(|s| s.func).map(|s| &s.place);
                 let in_code = match found {
@@ -66,19 +61,16 @@ impl Patch {
                         func: func.old_name,
                     });
                 }
-                check_fingerprint(&fingerprint, &func.old_name)?;
                 funcs.push(Func {
                     old_name: func.old_name,
                     old_sympos: func.sympos,
                     immediate: func.immediate,
                     new_func,
-                    fingerprint,
                 });
             }
-            check_twice(&funcs, object.name.as_deref())?;
             objects.push(Object {
                 name: object.name,
-                build_id: noted.build_id,
+                builds: noted,
                 funcs,
                 callbacks: object.callbacks,
             });
@@ -153,30 +145,53 @@ pub(crate) fn unsupported<'a>(
     None
 }
 
-fn check_fingerprint(fingerprint: &Fingerprint, func: &str) -> Result<(), Error> {
-    if fingerprint.size == 0 || fingerprint.svma.checked_add(fingerprint.size).is_none() {
-        return Err(malformed(format!("the range of `{func}` is impossible")));
+fn check_builds(builds: &[Build], object: &MetaObject) -> Result<(), Error> {
+    let spoken = || spoken(object.name.as_deref());
+    if object.funcs.is_empty() {
+        return Err(Error::NoFuncs { object: spoken() });
+    }
+    if builds.is_empty() {
+        return Err(malformed("an object has no build"));
+    }
+    let mut ids = HashSet::new();
+    for build in builds {
+        if object.funcs.len() != build.fingerprints.len() {
+            return Err(malformed("its note does not belong to its klp structs"));
+        }
+        if build.build_id.is_empty() {
+            return Err(malformed("an object has no build-id"));
+        }
+        if !ids.insert(&build.build_id) {
+            return Err(malformed("two builds of an object have the same build-id"));
+        }
+        let mut seen = HashSet::new();
+        for (fingerprint, func) in build.fingerprints.iter().zip(&object.funcs) {
+            check_range(fingerprint.svma, fingerprint.size, &func.old_name)?;
+            if fingerprint.size == 0 {
+                return Err(malformed(format!("`{}` has no code", func.old_name)));
+            }
+            if !seen.insert(fingerprint.svma) {
+                let symbol = func.old_name.clone();
+                let object = spoken();
+                return Err(Error::DuplicateFunc { object, symbol });
+            }
+        }
+        let mut named = HashSet::new();
+        for symbol in &build.symbols {
+            check_range(symbol.svma, symbol.size, &symbol.name)?;
+            if symbol.name.is_empty() || !named.insert((&symbol.name, symbol.sympos)) {
+                return Err(malformed("its note names a symbol twice, or none"));
+            }
+        }
     }
     Ok(())
 }
 
-fn check_twice(funcs: &[Func], object: Option<&str>) -> Result<(), Error> {
-    if funcs.is_empty() {
-        return Err(Error::NoFuncs {
-            object: spoken(object),
-        });
+fn check_range(svma: u64, size: u64, name: &str) -> Result<(), Error> {
+    match svma.checked_add(size) {
+        Some(_) => Ok(()),
+        None => Err(malformed(format!("the range of `{name}` is impossible"))),
     }
-    let mut seen = HashSet::new();
-    for func in funcs {
-        if !seen.insert(func.fingerprint.svma) {
-            let symbol = func.old_name.clone();
-            return Err(Error::DuplicateFunc {
-                object: spoken(object),
-                symbol,
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Whether a section is brought into the target: all that the compiler allocates, but no notes and no metadata.
@@ -287,7 +302,7 @@ fn sections(image: &Image<'_>) -> Result<(Vec<Section>, Loaded), Error> {
 
 /// The objects of the patch by the name that they have in `.klp.sym.` and `.klp.rela.`, longest first, so that a name
 /// with dots in it is found whole.
-type Names = Vec<(String, Option<String>)>;
+pub(crate) type Names = Vec<(String, Option<String>)>;
 
 pub(crate) fn object_names(meta: &Meta) -> Result<Names, Error> {
     let mut names: Names = Vec::new();

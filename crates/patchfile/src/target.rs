@@ -20,6 +20,8 @@ pub struct TargetElf<'a> {
     pub object: Option<String>,
     /// All definitions that have a name: `.symtab`, then `.dynsym`, each in its own order.
     pub symbols: Vec<TargetSymbol<'a>>,
+    /// `symbols` are no symbol table's: nobody who has only the file can find them.
+    pub(crate) recovered: bool,
     pub(crate) bytes: &'a [u8],
     segments: &'a [ProgramHeader64<Le>],
     by_name: HashMap<&'a str, Vec<usize>>,
@@ -60,6 +62,30 @@ pub struct TargetSymbol<'a> {
 }
 
 impl SymbolKind {
+    /// What an ELF symbol of this type is; `None` for what has no meaning of its own (sections, files).
+    pub(crate) fn from_st_type(st_type: u8) -> Option<SymbolKind> {
+        Some(match elf::SymbolType(st_type) {
+            elf::STT_FUNC => SymbolKind::Function,
+            elf::STT_GNU_IFUNC => SymbolKind::Ifunc,
+            elf::STT_OBJECT => SymbolKind::Variable,
+            elf::STT_TLS => SymbolKind::ThreadLocal,
+            elf::STT_NOTYPE => SymbolKind::Label,
+            _ => return None,
+        })
+    }
+
+    /// `st_type`.
+    pub(crate) fn st_type(self) -> u8 {
+        let st_type = match self {
+            SymbolKind::Function => elf::STT_FUNC,
+            SymbolKind::Ifunc => elf::STT_GNU_IFUNC,
+            SymbolKind::Variable => elf::STT_OBJECT,
+            SymbolKind::ThreadLocal => elf::STT_TLS,
+            SymbolKind::Label => elf::STT_NOTYPE,
+        };
+        st_type.0
+    }
+
     /// With its article.
     pub(crate) fn spoken(self) -> &'static str {
         match self {
@@ -124,19 +150,26 @@ impl<'a> TargetElf<'a> {
             definitions(file.elf_symbol_table(), false, &mut symbols);
         }
         definitions(file.elf_dynamic_symbol_table(), true, &mut symbols);
-        let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (number, symbol) in symbols.iter().enumerate() {
-            by_name.entry(symbol.name).or_default().push(number);
-        }
+        let by_name = index(&symbols);
         Ok(TargetElf {
             path,
             build_id,
             object,
             symbols,
+            recovered: false,
             bytes,
             segments,
             by_name,
         })
+    }
+
+    /// The same target with symbols that were proven to be its own, instead of those of its `.symtab`.
+    pub fn with_symbols(mut self, symbols: &[TargetSymbol<'a>]) -> Self {
+        let dynamic = self.symbols.iter().filter(|symbol| symbol.dynamic);
+        self.symbols = symbols.iter().chain(dynamic).copied().collect();
+        self.by_name = index(&self.symbols);
+        self.recovered = true;
+        self
     }
 
     /// The definitions of a name that `sympos` counts: those of `.symtab`, or if it has none those of `.dynsym`, in the
@@ -234,6 +267,14 @@ impl<'a> TargetElf<'a> {
     }
 }
 
+fn index<'a>(symbols: &[TargetSymbol<'a>]) -> HashMap<&'a str, Vec<usize>> {
+    let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (number, symbol) in symbols.iter().enumerate() {
+        by_name.entry(symbol.name).or_default().push(number);
+    }
+    by_name
+}
+
 /// `number at address` for each candidate, as for a message.
 fn candidates(found: &[&TargetSymbol<'_>]) -> String {
     let mut list: Vec<String> = found
@@ -291,13 +332,8 @@ fn definitions<'a>(
     symbols: &mut Vec<TargetSymbol<'a>>,
 ) {
     for symbol in table.iter() {
-        let kind = match symbol.st_type() {
-            elf::STT_FUNC => SymbolKind::Function,
-            elf::STT_GNU_IFUNC => SymbolKind::Ifunc,
-            elf::STT_OBJECT => SymbolKind::Variable,
-            elf::STT_TLS => SymbolKind::ThreadLocal,
-            elf::STT_NOTYPE => SymbolKind::Label,
-            _ => continue,
+        let Some(kind) = SymbolKind::from_st_type(symbol.st_type().0) else {
+            continue;
         };
         let shndx = symbol.st_shndx(Le);
         if shndx == elf::SHN_UNDEF || shndx == elf::SHN_ABS {

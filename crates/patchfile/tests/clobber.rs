@@ -220,11 +220,11 @@ fn a_whole_server_is_quiet_and_quick() {
     {
         let mut func = patch.objects[0].funcs[0].clone();
         func.old_name = symbol.name.to_owned();
-        func.fingerprint.svma = symbol.svma;
-        func.fingerprint.size = symbol.size;
+        let mut old = patch.objects[0].builds[0].fingerprints[0].clone();
+        (old.svma, old.size) = (symbol.svma, symbol.size);
         let start = Instant::now();
         count += 1;
-        if let Err(refusal) = checker.check(&patch, &func) {
+        if let Err(refusal) = checker.check(&patch, &func, &old) {
             refused.push(refusal.to_string());
         }
         slowest = slowest.max((start.elapsed(), symbol.name));

@@ -62,16 +62,23 @@ fn an_executable_and_a_library() {
             path: Path::new("server"),
             bytes: &program,
             debug: None,
+            symbols: None,
         };
         let lib = Target {
             path: Path::new("libone.so"),
             bytes: &library,
             debug: None,
+            symbols: None,
         };
         let patch = Patch::parse(&pack(&inputs, &[lib, exe]).unwrap()).unwrap();
         let names: Vec<_> = patch.objects.iter().map(|o| o.name.as_deref()).collect();
         assert_eq!(names, [None, Some("libone.two.so.1")]);
-        assert!(patch.objects.iter().all(|o| o.build_id.len() == 20));
+        assert!(
+            patch
+                .objects
+                .iter()
+                .all(|o| o.builds[0].build_id.len() == 20)
+        );
         let info = Info::new(&patch);
         let expected = [
             "executable: own",
@@ -112,6 +119,7 @@ fn a_library_without_soname_goes_by_its_file() {
             path: Path::new("/usr/lib/libplain.so"),
             bytes: &library,
             debug: None,
+            symbols: None,
         }],
     );
     let patch = Patch::parse(&made.unwrap()).unwrap();
@@ -143,6 +151,7 @@ fn several_object_files() {
         path: Path::new("t"),
         bytes: &target,
         debug: None,
+        symbols: None,
     }];
     let all = [
         input("one.o", &one[..]),
@@ -259,6 +268,7 @@ fn a_stripped_target_and_its_debug_file() {
             path: Path::new("target"),
             bytes: &bare,
             debug: Some(&full),
+            symbols: None,
         }],
     );
     let patch = Patch::parse(&made.unwrap()).unwrap();

@@ -376,11 +376,13 @@ fn targets() {
                 path: a,
                 bytes: &good,
                 debug: None,
+                symbols: None,
             },
             Target {
                 path: b,
                 bytes: &good,
                 debug: None,
+                symbols: None,
             },
         ],
     );

@@ -73,7 +73,7 @@ fn patch(fill: u8, symbol: Symbol, offset: u64, r_type: u32, addend: i64) -> Pat
         states: Vec::new(),
         objects: vec![Object {
             name: None,
-            build_id: vec![],
+            builds: vec![],
             funcs: vec![],
             callbacks: vec![],
         }],

@@ -17,7 +17,7 @@ mod walk;
 
 use iced_x86::Register;
 
-use crate::{Func, Patch, TargetElf};
+use crate::{Fingerprint, Func, Patch, TargetElf};
 use callers::Callers;
 use code::{CALL_CLOBBERED, NewCode};
 use walk::Use;
@@ -69,13 +69,12 @@ impl<'t, 'a> Checker<'t, 'a> {
         }
     }
 
-    /// Checks one function of a patch against its callers in the object.
+    /// Checks one function of a patch against its callers in the object; `old`: its original there.
     ///
     /// # Errors
     /// The first caller that would break.
-    pub fn check(&self, patch: &Patch, func: &Func) -> Result<(), Refusal> {
+    pub fn check(&self, patch: &Patch, func: &Func, old: &Fingerprint) -> Result<(), Refusal> {
         let new = NewCode::new(patch).summary(func.new_func);
-        let old = &func.fingerprint;
         let caller = |site: u64| self.callers.name_at(site);
         let end = old.svma.saturating_add(old.size);
         let written = self.callers.clobbered_by(old.svma, end);
@@ -120,6 +119,11 @@ fn spell(register: Register) -> String {
 ///
 /// # Errors
 /// The first caller that would break.
-pub fn check(target: &TargetElf<'_>, patch: &Patch, func: &Func) -> Result<(), Refusal> {
-    Checker::new(target).check(patch, func)
+pub fn check(
+    target: &TargetElf<'_>,
+    patch: &Patch,
+    func: &Func,
+    old: &Fingerprint,
+) -> Result<(), Refusal> {
+    Checker::new(target).check(patch, func, old)
 }

@@ -94,6 +94,7 @@ impl Bench {
                 path: Path::new("target"),
                 bytes: target,
                 debug: None,
+                symbols: None,
             }],
         )
     }

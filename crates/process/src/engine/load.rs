@@ -10,7 +10,7 @@ use crate::link::{self, Layout, Resolver};
 use crate::object::{LoadedObject, ObjectError, Objects, WaysOut};
 use crate::state::{Image, ImageFunction, Method, Purpose, Region, State};
 use livegraft_model::{PatchId, PatchState, Slot, UniverseId};
-use livegraft_patchfile::{Func, Patch};
+use livegraft_patchfile::{Fingerprint, Func, Patch};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -127,20 +127,21 @@ impl Engine {
                     pid: self.process.pid,
                     object: name.unwrap_or_default().to_owned(),
                 })?;
-            if object.build_id() != wanted.build_id {
+            let Some(build) = wanted.build(object.build_id()) else {
+                let ids = wanted.builds.iter().map(|build| hex(&build.build_id));
                 return Err(Error::WrongBuildId {
                     pid: self.process.pid,
                     object: object.name().to_owned(),
                     found: hex(object.build_id()),
-                    wanted: hex(&wanted.build_id),
+                    wanted: ids.collect::<Vec<String>>().join(" or "),
                 });
-            }
-            for func in &wanted.funcs {
+            };
+            for (func, print) in wanted.funcs.iter().zip(&build.fingerprints) {
                 if let Some(part) = object.coroutine_part(&func.old_name) {
                     let function = func.old_name.clone();
                     return Err(Error::Coroutine { function, part });
                 }
-                all.push((self.function(func, name, object)?, func));
+                all.push((self.function(func, print, name, object)?, func));
             }
         }
         // An entry that begins within another's first five bytes must be planned before it.
@@ -151,10 +152,10 @@ impl Engine {
     fn function<'a>(
         &self,
         func: &Func,
+        print: &Fingerprint,
         object_name: Option<&str>,
         object: &'a LoadedObject,
     ) -> Result<Function<'a>, Error> {
-        let print = &func.fingerprint;
         let differs = || Error::Fingerprint {
             function: func.old_name.clone(),
             object: object.name().to_owned(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::x86_64::{self, Class, Field, StoreError};
-use super::{GotKey, Layout, LinkError, Resolver, Value};
+use super::{GotKey, Layout, LinkError, ResolveError, Resolver, Value};
 use livegraft_patchfile::{Patch, Place, Relocation, Section, Symbol};
 
 const GOT_SYMBOL: &str = "_GLOBAL_OFFSET_TABLE_";
@@ -309,7 +309,7 @@ impl<'a, 'o> Linker<'a, 'o> {
                 object,
                 name,
                 sympos,
-            } => self.resolver.livepatch(object.as_deref(), name, *sympos),
+            } => self.livepatch(object.as_deref(), name, *sympos),
             Place::Undefined if symbol.name.is_empty() => Ok(Value::Address(0)),
             Place::Undefined if symbol.name == GOT_SYMBOL => {
                 Ok(Value::Address(self.base.saturating_add(self.layout.got)))
@@ -330,6 +330,24 @@ impl<'a, 'o> Linker<'a, 'o> {
             *known = Some(value);
         }
         Ok(value)
+    }
+
+    /// A symbol of a patched object: where the patch says that it is in the very build that runs, else by its name.
+    fn livepatch(
+        &self,
+        object: Option<&str>,
+        name: &str,
+        sympos: u64,
+    ) -> Result<Value, ResolveError> {
+        let loaded = self.resolver.object(object)?;
+        let mut patched = self.patch.objects.iter();
+        let recovered = patched
+            .find(|patched| patched.name.as_deref() == object)
+            .and_then(|patched| patched.build(loaded.build_id())?.symbol(name, sympos));
+        match recovered {
+            Some(symbol) => self.resolver.recovered(loaded, symbol),
+            None => self.resolver.livepatch(object, name, sympos),
+        }
     }
 
     /// The program's instance of a variable that the patch has a definition of too, and of which there is to be one.

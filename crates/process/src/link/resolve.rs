@@ -6,6 +6,8 @@
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
+use livegraft_patchfile::Recovered;
+
 use super::ResolveError;
 use super::scope;
 use crate::object::raw::u64_at;
@@ -62,6 +64,32 @@ impl<'a> Resolver<'a> {
         let object = self.object(object)?;
         let found = object.lookup(name, sympos)?;
         self.value(object, name, found.svma, found.kind)
+    }
+
+    /// A symbol that the object's own tables do not have, at the address that was proven for its build.
+    pub(super) fn recovered(
+        &self,
+        object: &LoadedObject,
+        symbol: &Recovered,
+    ) -> Result<Value, ResolveError> {
+        use livegraft_patchfile::SymbolKind as Noted;
+        let kind = match symbol.kind {
+            Noted::Function => SymbolKind::Function,
+            Noted::Ifunc => SymbolKind::IndirectFunction,
+            Noted::ThreadLocal => SymbolKind::ThreadLocal,
+            Noted::Variable | Noted::Label => SymbolKind::Other,
+        };
+        let start = object.avma(symbol.svma);
+        let end = start.saturating_add(symbol.size);
+        let span = object.span();
+        let inside = span.start <= start && start < span.end && end <= span.end;
+        if kind != SymbolKind::ThreadLocal && !inside {
+            return Err(ResolveError::BadValue {
+                name: symbol.name.clone(),
+                object: object.name().to_owned(),
+            });
+        }
+        self.value(object, &symbol.name, symbol.svma, kind)
     }
 
     /// A symbol that the patch does not define, as the objects that it patches would resolve it. `from`: these objects

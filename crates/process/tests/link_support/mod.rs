@@ -244,6 +244,7 @@ pub fn packed(object: &Path, targets: &[&Path]) -> Result<Patch, livegraft_patch
             path,
             bytes,
             debug: None,
+            symbols: None,
         })
         .collect();
     Patch::parse(&pack(
@@ -318,7 +319,7 @@ pub fn unpacked(object: &Path, patched: &[Option<&str>]) -> Patch {
     }
     let objects = patched.iter().map(|name| Object {
         name: name.map(str::to_owned),
-        build_id: Vec::new(),
+        builds: Vec::new(),
         funcs: Vec::new(),
         callbacks: Vec::new(),
     });
