@@ -24,6 +24,8 @@ pub(super) struct Item {
     pub global: bool,
     /// Others may define it too: weak, or STB_GNU_UNIQUE.
     pub shared: bool,
+    /// The symbol does not say its size: what lies before the next one counts.
+    pub guessed: bool,
     /// The number of the STT_FILE symbol that it follows, if it is local.
     pub file: Option<usize>,
 }
@@ -211,12 +213,23 @@ impl<'a> Module<'a> {
                 key: names::key(&symbol.name),
                 global,
                 shared,
+                guessed: false,
                 file: file.filter(|_| !global),
             });
         }
-        let items = &self.items;
-        for list in &mut self.by_section {
-            list.sort_by_key(|&i| items.get(i).map(|i| (i.start, i.size)));
+        for (number, list) in self.by_section.iter_mut().enumerate() {
+            list.sort_by_key(|&i| self.items.get(i).map(|i| (i.start, i.size)));
+            let mut end = self.image.sections.get(number).map_or(0, |s| s.size);
+            for &i in list.iter().rev() {
+                let Some(item) = self.items.get_mut(i) else {
+                    continue;
+                };
+                if item.size == 0 && item.kind.is_code() {
+                    item.size = end.saturating_sub(item.start);
+                    item.guessed = true;
+                }
+                end = end.min(item.start);
+            }
         }
         Ok(())
     }

@@ -216,11 +216,10 @@ impl<'m, 'a> Pair<'m, 'a> {
                     b.offset.wrapping_sub(new.start),
                 );
                 // A table of distances counts them from its own start.
-                let from = if is_pc_relative(a.r_type) {
-                    x as i64
-                } else {
-                    0
-                };
+                let table =
+                    |m: &Module<'_>, r: Range| m.section(r.section).is_some_and(is_exceptions);
+                let counts = is_pc_relative(a.r_type) && !table(self.old, old);
+                let from = if counts { x as i64 } else { 0 };
                 let meant = |m: &Module<'_>, r: &livegraft_patchfile::elf::Rela| {
                     m.meaning(r.symbol, r.addend.wrapping_sub(from))
                 };
@@ -283,7 +282,14 @@ pub(super) fn content(
             (at.checked_sub(into)?, section.entsize)
         }
         // What a program may write to has an identity, and needs a name.
-        None if !is_constant(section) => return None,
+        None if !is_constant(section) => {
+            // But a pointer that the compiler made for itself, as clang does for exception tables.
+            let end = at.checked_add(8)?;
+            match module.relas(number, at, end) {
+                [rela] if rela.offset == at && rela.r_type == 1 => (at, 8),
+                _ => return None,
+            }
+        }
         None => (at, module.extent(number, at).checked_sub(at)?),
     };
     let end = start.checked_add(len)?;
@@ -295,6 +301,11 @@ pub(super) fn content(
         },
         before: at.checked_sub(start)?,
     })
+}
+
+/// Exception tables, where each distance counts from its own place.
+pub(super) fn is_exceptions(section: &Sec<'_>) -> bool {
+    section.name.starts_with(".gcc_except_table")
 }
 
 pub(super) fn is_string_section(section: &Sec<'_>) -> bool {

@@ -7,7 +7,7 @@ use super::correlate::meant;
 use super::error::Error;
 use super::frames::Frames;
 use super::module::{Kind, Meaning, Module, is_constant, is_pc_relative};
-use super::pair::{Pair, content, is_private_constant};
+use super::pair::{Pair, content, is_exceptions, is_private_constant};
 use livegraft_patchfile::elf::Rela;
 
 /// What is taken over, and what it replaces.
@@ -197,9 +197,10 @@ pub(super) fn of_content<'r>(
     end: u64,
 ) -> Vec<Reference<'r>> {
     let relas = module.relas(section, start, end);
+    let exceptions = module.section(section).is_some_and(is_exceptions);
     let reference = |rela| {
         let rela: &Rela = rela;
-        let from = if is_pc_relative(rela.r_type) {
+        let from = if is_pc_relative(rela.r_type) && !exceptions {
             start.wrapping_sub(rela.offset) as i64
         } else {
             0

@@ -243,7 +243,7 @@ impl Found {
                 );
                 self.add(RefusalKind::NeverReturns, name, reason);
             }
-            if pair.old.item(old).is_some_and(|o| o.size == 0) || item.size == 0 {
+            if pair.old.item(old).is_some_and(|o| o.guessed) || item.guessed {
                 self.add(RefusalKind::Assembly, name, assembly(name));
             }
         }

@@ -1,0 +1,10 @@
+//#Allow: limit
+//#Allowed: data limit
+//#Changed: f
+//#Undefined: limit
+-|static int limit = 10;
++|static int limit = 20;
+int f(int x) {
++|	x++;
+	return x > limit ? limit : x; }
+void g(int x) { limit = x; }

@@ -1,0 +1,4 @@
+//#Compilers: clang
+//#Flags: -O2 -flto
+//#Error: -flto
+int f(int x) { return x + 1; }

@@ -1,0 +1,11 @@
+//#Flags: -O2
+//#Flags: -O2 -g
+//#Changed: g
++|
++|
+void report(const char *file, int line, const char *text);
+void f(void) { report(__FILE__, __LINE__, "a"); }
+-|void g(void) { report(__FILE__, __LINE__, "b"); }
++|void g(void) { report(__FILE__, __LINE__, "B"); }
+void k(int x) { if (!x) report(__FILE__, __LINE__, "d"); }
+void h(int x) { if (x) report(__FILE__, __LINE__, "c"); }
