@@ -191,6 +191,7 @@ impl Group {
             Some((of(new, item).clone(), value(module, item)))
         });
         self.unique(pair, |_, new, item| Some(of(new, item).clone()));
+        self.in_order(pair, users);
         self.overlapping(pair, of);
         // What is left has the name of something in the original and may be it: then its state must not be lost.
         if !self.old.is_empty() {
@@ -199,6 +200,44 @@ impl Group {
                     new,
                     candidates: self.old.clone(),
                 });
+            }
+        }
+    }
+
+    /// Pairs variables that the same functions use, where each of these refers to them in the same order.
+    fn in_order(&mut self, pair: &mut Pair<'_, '_>, [old_users, new_users]: &[Users; 2]) {
+        let mut sets: BTreeMap<&BTreeSet<String>, (BTreeSet<usize>, BTreeSet<usize>)> =
+            BTreeMap::new();
+        for &old in &self.old {
+            sets.entry(old_users.of(old)).or_default().0.insert(old);
+        }
+        for &new in &self.new {
+            sets.entry(new_users.of(new)).or_default().1.insert(new);
+        }
+        for (users, (olds, news)) in sets {
+            if users.is_empty() || olds.len() != news.len() {
+                continue;
+            }
+            let mut found: BTreeMap<usize, usize> = BTreeMap::new();
+            let agrees = users.iter().all(|user| {
+                let a = old_users.order.get(user).map_or(&[][..], Vec::as_slice);
+                let b = new_users.order.get(user).map_or(&[][..], Vec::as_slice);
+                let a: Vec<usize> = a.iter().copied().filter(|i| olds.contains(i)).collect();
+                let b: Vec<usize> = b.iter().copied().filter(|i| news.contains(i)).collect();
+                let mut pairs = a.iter().zip(&b);
+                a.len() == b.len() && pairs.all(|(a, b)| *found.entry(*a).or_insert(*b) == *b)
+            });
+            let back: BTreeSet<usize> = found.values().copied().collect();
+            let same_size = |(old, new): (&usize, &usize)| {
+                let size = |i: Option<&Item>| i.map(|i| i.size);
+                size(pair.old.item(*old)) == size(pair.new.item(*new))
+            };
+            if agrees && back.len() == olds.len() && found.iter().all(same_size) {
+                for (old, new) in found {
+                    pair.tie(old, new);
+                    self.old.retain(|&o| o != old);
+                    self.new.retain(|&n| n != new);
+                }
             }
         }
     }
@@ -270,12 +309,15 @@ pub(super) fn meant(module: &Module<'_>, rela: &livegraft_patchfile::elf::Rela) 
 /// Who refers to each item: functions by the names that they have in the source, variables by theirs.
 struct Users {
     users: HashMap<usize, BTreeSet<String>>,
+    /// For each user what it refers to, in order.
+    order: HashMap<String, Vec<usize>>,
     nobody: BTreeSet<String>,
 }
 
 impl Users {
     fn new(module: &Module<'_>) -> Self {
         let mut users: HashMap<usize, BTreeSet<String>> = HashMap::new();
+        let mut order: HashMap<String, Vec<usize>> = HashMap::new();
         for (number, section) in module.image.sections.iter().enumerate() {
             if !section.is_alloc() {
                 continue;
@@ -292,6 +334,7 @@ impl Users {
                     .and_then(|u| module.item(u));
                 if let (true, Some(user)) = (numbered, user) {
                     let name = names::source_name(&user.name);
+                    order.entry(name.to_owned()).or_default().push(item);
                     let set = users.entry(item).or_default();
                     if !set.contains(name) {
                         set.insert(name.to_owned());
@@ -301,6 +344,7 @@ impl Users {
         }
         Users {
             users,
+            order,
             nobody: BTreeSet::new(),
         }
     }
