@@ -22,8 +22,8 @@ pub(super) struct Session<'a> {
     pub(super) store: Store,
     pub(super) told: &'a Told<'a>,
     pub(super) interrupt: &'a AtomicBool,
-    /// The user's directories, by the user's names.
-    named: Vec<PathBuf>,
+    /// What the diff changes, relative to the source.
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// What one build has compiled, and where its tree is.
@@ -31,8 +31,6 @@ pub(super) struct Built {
     pub(super) tree: PathBuf,
     pub(super) record: Record,
     pub(super) units: Vec<Unit>,
-    /// What the diff changed, relative to the source. Empty for the original.
-    pub(super) files: Vec<PathBuf>,
 }
 
 impl<'a> Session<'a> {
@@ -50,7 +48,7 @@ impl<'a> Session<'a> {
             .collect();
         // A diff that does not fit is no reason to build anything.
         let mut site = Site::new(Way::Plain, named.clone(), PathBuf::new())?;
-        diff::check(&request.diff, &site.areas()[0], &request.source)?;
+        let files = diff::check(&request.diff, &site.areas()[0], &request.source)?;
         let work = work(request.work.as_deref())?;
         for (number, area) in site.areas().iter().enumerate() {
             let others = site
@@ -78,7 +76,7 @@ impl<'a> Session<'a> {
         };
         let key = key(site.areas(), &format!("{way:?}"), &request.command)?;
         let store = Store::open(&work, &key)?;
-        site = Site::new(way, named.clone(), store.path("here"))?;
+        site = Site::new(way, named, store.path("here"))?;
         for name in ["tmp", "objects"] {
             fs::create_dir_all(store.path(name)).map_err(Error::io(store.path(name)))?;
         }
@@ -88,7 +86,7 @@ impl<'a> Session<'a> {
             store,
             told,
             interrupt,
-            named,
+            files,
         })
     }
 
@@ -129,37 +127,42 @@ impl<'a> Session<'a> {
     /// The patched build: as far as the build system can, only of what differs.
     pub(super) fn patched(&self, original: &Built) -> Result<Built, Error> {
         let tree = self.store.path("patched");
-        self.told.tell(Phase::Apply);
-        for area in 0..self.named.len() {
-            let name = area.to_string();
-            copy(
-                &original.tree.join(&name),
-                &tree.join(&name),
-                &self.store.path("log"),
-                self.interrupt,
-            )?;
-        }
-        let mut files = self.apply(&tree)?;
-        let record = match self.build(&tree, "patched") {
-            Ok(record) => record,
-            // Not every command can be given twice: `mkdir build`. If it was the compiler that did not like the patched
-            // source, another try would only take time.
-            Err(failed) if failed.retry(original) => {
-                remove(&tree)?;
-                self.fetch(&tree)?;
-                files = self.apply(&tree)?;
-                self.build(&tree, "patched")
-                    .map_err(|failed| failed.error)?
+        let record = if self.files.iter().all(|file| is_source(file)) {
+            self.fetch_built(original, &tree)?;
+            self.apply(&tree)?;
+            match self.build(&tree, "patched") {
+                // Not every command can be given twice: `mkdir build`. If it was the compiler that did not like the
+                // patched source, another try would only take time.
+                Err(failed) if failed.retry(original) => self.build_afresh(&tree),
+                other => other,
             }
-            Err(failed) => return Err(failed.error),
+        } else {
+            self.build_afresh(&tree)
         };
-        let mut built = self.built(tree, record);
-        built.files = files;
-        Ok(built)
+        let record = record.map_err(|failed| failed.error)?;
+        Ok(self.built(tree, record))
     }
 
-    fn apply(&self, tree: &Path) -> Result<Vec<PathBuf>, Error> {
+    fn build_afresh(&self, tree: &Path) -> Result<Record, Box<Failed>> {
+        remove(tree)?;
+        self.fetch(tree)?;
+        self.apply(tree)?;
+        self.build(tree, "patched")
+    }
+
+    fn apply(&self, tree: &Path) -> Result<(), Error> {
+        self.told.tell(Phase::Apply);
         diff::apply(&self.request.diff, &tree.join("0"), &self.request.source)
+    }
+
+    /// Copies of the original build's directories.
+    fn fetch_built(&self, original: &Built, tree: &Path) -> Result<(), Error> {
+        for area in 0..self.site.areas().len() {
+            let name = area.to_string();
+            let (from, to) = (original.tree.join(&name), tree.join(&name));
+            copy(&from, &to, &self.store.path("log"), self.interrupt)?;
+        }
+        Ok(())
     }
 
     /// Copies of the user's directories.
@@ -176,12 +179,18 @@ impl<'a> Session<'a> {
     }
 
     fn built(&self, tree: PathBuf, record: Record) -> Built {
-        let units = units(&record, &|path| self.site.host(&tree, path).is_file());
+        let exists = |path: &Path| self.site.host(&tree, path).exists();
+        let mut units = units(&record, &exists);
+        // What cmake tries out are files of its own, in directories that it removes.
+        units.retain(|unit| {
+            let there = exists(&record.calls[unit.call].directory)
+                && unit.object.as_deref().is_none_or(exists);
+            there || self.site.within(&unit.source).is_some()
+        });
         Built {
             tree,
             record,
             units,
-            files: Vec::new(),
         }
     }
 
@@ -303,6 +312,31 @@ impl<'a> Session<'a> {
     /// A tree as commands see it.
     pub(super) fn enter<'t>(&'t self, tree: &'t Path) -> Result<Entered<'t>, Error> {
         self.site.enter(tree)
+    }
+}
+
+/// May a build be taken up where it is after a change of this file? Few makefiles say that all depends on them.
+fn is_source(file: &Path) -> bool {
+    const SOURCES: &[&str] = &[
+        "c", "cc", "cp", "cpp", "cxx", "c++", "C", "m", "mm", "s", "S", "h", "hh", "hpp", "hxx",
+        "H", "inl", "ipp", "tcc",
+    ];
+    const DOCUMENTS: &[&str] = &["md", "rst", "adoc", "html", "po"];
+    const NAMES: &[&str] = &[
+        "README",
+        "NEWS",
+        "CHANGES",
+        "ChangeLog",
+        "Changes",
+        "AUTHORS",
+        "THANKS",
+    ];
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some(extension) => SOURCES.contains(&extension) || DOCUMENTS.contains(&extension),
+        None => file
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| NAMES.contains(&name)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::again::{parallel, repeat};
@@ -11,7 +11,7 @@ use super::build::{Built, Session};
 use super::error::Error;
 use super::record::Call;
 use super::site::Entered;
-use super::units::{Identity, Unit, absolute, prerequisites, reads_more, shown};
+use super::units::{Identity, Unit, absolute, prerequisites, reads_more};
 use super::{Pair, Phase};
 
 /// A unit in both builds. Where the patched build did not compile it again, it has the call of the original one.
@@ -45,7 +45,7 @@ pub(super) fn find<'a>(
     let rest: Vec<&Unit> = (original.units.iter())
         .filter(|unit| !made.contains(&unit.identity(&original.record)))
         .collect();
-    let reached = readers(session, original, patched, &rest)?;
+    let reached = readers(session, original, &rest)?;
     for (unit, reached) in rest.into_iter().zip(reached) {
         let gone = !session.site.host(&patched.tree, &unit.source).is_file();
         if gone || reached {
@@ -61,7 +61,7 @@ pub(super) fn find<'a>(
         .map(|(c, _)| c)
         .collect();
     if changes.is_empty() {
-        let files: Vec<String> = patched
+        let files: Vec<String> = session
             .files
             .iter()
             .map(|file| file.display().to_string())
@@ -82,7 +82,7 @@ fn refuse(session: &Session, change: Change) -> Result<(), Error> {
         .into_iter()
         .chain(change.patched.map(|(unit, _)| unit));
     for unit in units {
-        let source = shown(&unit.source, &session.site.seen(0));
+        let source = session.site.shown(&unit.source);
         if unit.language == Language::Assembly {
             return Err(Error::Assembly(source));
         }
@@ -99,22 +99,17 @@ fn refuse(session: &Session, change: Change) -> Result<(), Error> {
 
 /// Which of these units read a file that the diff changes, though the build did not compile them again: it does not know
 /// that they do.
-fn readers(
-    session: &Session,
-    original: &Built,
-    patched: &Built,
-    units: &[&Unit],
-) -> Result<Vec<bool>, Error> {
-    let files: HashSet<PathBuf> = patched
-        .files
-        .iter()
-        .map(|file| session.site.seen(0).join(file))
-        .collect();
+fn readers(session: &Session, original: &Built, units: &[&Unit]) -> Result<Vec<bool>, Error> {
+    let files: HashSet<&Path> = session.files.iter().map(PathBuf::as_path).collect();
+    let changed = |file: &Path| {
+        let within = session.site.within(file);
+        within.is_some_and(|(area, rest)| area == 0 && files.contains(rest))
+    };
     let reads = |unit: &Unit, listed: &[u8]| {
         let directory = &original.record.calls[unit.call].directory;
         prerequisites(listed)
             .iter()
-            .any(|file| files.contains(&absolute(directory, file)))
+            .any(|file| changed(&absolute(directory, file)))
     };
     let entered = session.enter(&original.tree)?;
     let done = AtomicUsize::new(0);
@@ -133,7 +128,7 @@ fn readers(
         }
         if unit.language == Language::Assembly && unit.source.extension().is_some_and(|e| e == "s")
         {
-            return Ok(files.contains(&unit.source));
+            return Ok(changed(&unit.source));
         }
         let output = session.store.path("objects").join(format!("{number}.d"));
         match repeat(
@@ -147,7 +142,7 @@ fn readers(
             Ok(()) => Ok(reads(unit, &fs::read(&output).map_err(Error::io(&output))?)),
             // It compiled before. What it read then is gone, a generated file perhaps: it may be any.
             Err(message) => Err(Error::Compile {
-                source_file: shown(&unit.source, &session.site.seen(0)),
+                source_file: session.site.shown(&unit.source),
                 which: "original",
                 message,
             }),
@@ -275,7 +270,7 @@ pub(super) fn pairs(
                 session.interrupt,
             )?;
             made.map_err(|message| Error::Compile {
-                source_file: shown(&unit.source, &session.site.seen(0)),
+                source_file: session.site.shown(&unit.source),
                 which,
                 message,
             })?;
@@ -298,7 +293,7 @@ pub(super) fn pairs(
             continue;
         };
         pairs.push(Pair {
-            source: shown(&unit.source, &session.site.seen(0)),
+            source: session.site.shown(&unit.source),
             language: unit.language,
             original: before,
             patched: after,

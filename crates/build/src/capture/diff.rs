@@ -10,23 +10,27 @@ use std::process::{Command, Output, Stdio};
 
 use super::error::Error;
 
-/// Finds out whether it would apply to `tree`, which the user calls `source`.
-pub(crate) fn check(diff: &Path, tree: &Path, source: &Path) -> Result<(), Error> {
-    options(diff, tree, source).map(drop)
+/// Finds out whether it would apply to `tree`, which the user calls `source`, and which files it would change there.
+pub(crate) fn check(diff: &Path, tree: &Path, source: &Path) -> Result<Vec<PathBuf>, Error> {
+    options(diff, tree, source).map(|(_, files)| files)
 }
 
-/// Applies it within `tree`, and says which files it changes, relative to that.
-pub(crate) fn apply(diff: &Path, tree: &Path, source: &Path) -> Result<Vec<PathBuf>, Error> {
-    let options = options(diff, tree, source)?;
+/// Applies it within `tree`.
+pub(crate) fn apply(diff: &Path, tree: &Path, source: &Path) -> Result<(), Error> {
+    let (options, _) = options(diff, tree, source)?;
     let done = patch(diff, tree, &options, false)?;
     if !done.status.success() {
         return Err(explain(diff, source, &done));
     }
-    Ok(files(&String::from_utf8_lossy(&done.stdout)))
+    Ok(())
 }
 
-/// The options with which it applies.
-fn options(diff: &Path, tree: &Path, source: &Path) -> Result<Vec<&'static str>, Error> {
+/// The options with which it applies, and the files that it changes.
+fn options(
+    diff: &Path,
+    tree: &Path,
+    source: &Path,
+) -> Result<(Vec<&'static str>, Vec<PathBuf>), Error> {
     let text = fs::read(diff).map_err(Error::io(diff))?;
     if !text
         .split(|b| *b == b'\n')
@@ -42,7 +46,7 @@ fn options(diff: &Path, tree: &Path, source: &Path) -> Result<Vec<&'static str>,
         options.extend(binary.then_some("--binary"));
         let tried = patch(diff, tree, &options, true)?;
         if tried.status.success() {
-            return Ok(options);
+            return Ok((options, files(&String::from_utf8_lossy(&tried.stdout))));
         }
         // What -p1 says counts, unless only -p0 finds the file.
         let error = explain(diff, source, &tried);
@@ -172,7 +176,9 @@ mod tests {
         fn apply(&self, diff: &str) -> Result<Vec<PathBuf>, String> {
             let file = self.0.path().join("x.diff");
             fs::write(&file, diff).expect("a file");
-            apply(&file, self.0.path(), Path::new("SRC"))
+            let source = Path::new("SRC");
+            check(&file, self.0.path(), source)
+                .and_then(|files| apply(&file, self.0.path(), source).map(|()| files))
                 .map_err(|e| e.to_string().replace(&file.display().to_string(), "DIFF"))
         }
 

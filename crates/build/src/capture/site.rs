@@ -134,6 +134,14 @@ impl Site {
         })
     }
 
+    /// A path for people: relative to the source if it lies in it.
+    pub(crate) fn shown(&self, path: &Path) -> PathBuf {
+        match self.within(path) {
+            Some((0, rest)) => rest.to_owned(),
+            _ => path.to_owned(),
+        }
+    }
+
     /// Where the build sees one of the areas.
     pub(crate) fn seen(&self, area: usize) -> PathBuf {
         match self.way {

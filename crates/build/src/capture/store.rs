@@ -63,7 +63,8 @@ pub(crate) struct Store {
     _lock: File,
 }
 
-/// The directory for all builds: what the user names, or livegraft/build in the user's cache.
+/// The directory for all builds: what the user names, or livegraft/build in the user's cache. Without symbolic links, and
+/// not made yet.
 pub(crate) fn work(named: Option<&Path>) -> Result<PathBuf, Error> {
     let from = |name| {
         std::env::var_os(name)
@@ -71,18 +72,23 @@ pub(crate) fn work(named: Option<&Path>) -> Result<PathBuf, Error> {
             .map(PathBuf::from)
     };
     let work = match named {
-        Some(named) => named.to_owned(),
+        Some(named) => std::path::absolute(named).map_err(Error::io(named))?,
         None => (from("XDG_CACHE_HOME").filter(|path| path.is_absolute()))
             .or_else(|| from("HOME").map(|home| home.join(".cache")))
             .ok_or(Error::NoWorkDirectory)?
             .join("livegraft/build"),
     };
-    fs::create_dir_all(&work).map_err(Error::io(&work))?;
-    fs::canonicalize(&work).map_err(Error::io(&work))
+    for above in work.ancestors() {
+        if let Ok(real) = fs::canonicalize(above) {
+            return Ok(real.join(work.strip_prefix(above).unwrap_or(Path::new(""))));
+        }
+    }
+    Ok(work)
 }
 
 /// Removes what a kill has left: builds that were not finished, and what is only there while somebody works.
 pub(crate) fn clean(work: &Path) -> Result<(), Error> {
+    fs::create_dir_all(work).map_err(Error::io(work))?;
     for entry in fs::read_dir(work).map_err(Error::io(work))? {
         let directory = entry.map_err(Error::io(work))?.path();
         // Only what is ours: the user may name a directory that holds other things.

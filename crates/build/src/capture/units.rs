@@ -167,11 +167,6 @@ pub(crate) fn reads_more(preprocessed: &[u8]) -> bool {
     has(".incbin") || has("#embed")
 }
 
-/// A path for people: relative to the source directory where it lies in it.
-pub(crate) fn shown(path: &Path, source: &Path) -> PathBuf {
-    path.strip_prefix(source).unwrap_or(path).to_owned()
-}
-
 /// A command line for people.
 pub(crate) fn line(arguments: &[OsString]) -> String {
     const LONGEST: usize = 400;

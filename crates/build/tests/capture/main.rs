@@ -1,0 +1,6 @@
+//! Real builds: make, cmake, autotools, meson, ccache; and what is refused, and what an interrupted build leaves.
+
+mod builds;
+mod case;
+mod interrupted;
+mod refusals;
