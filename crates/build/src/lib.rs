@@ -3,4 +3,5 @@
 
 pub mod capture;
 pub mod compare;
+pub mod emit;
 pub mod place;

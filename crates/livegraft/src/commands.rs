@@ -6,8 +6,8 @@ use crate::failure::Failure;
 use crate::freed::Freed;
 use crate::view::{Listed, Processes, Shown, Status, Transitioned, moved};
 use indicatif::{ProgressBar, ProgressStyle};
+use livegraft_build::{compare, emit};
 use livegraft_patchfile::{Info, Input, Patch, Target, TargetElf, counted};
-use livegraft_build::compare;
 use livegraft_process::engine::Progress;
 use livegraft_process::{Engine, Method, Options, Report, process, symbolfile};
 use std::fs;
@@ -52,7 +52,13 @@ pub fn pack(objects: &[PathBuf], targets: &[PathBuf], output: &Path) -> Outcome 
             symbols: None,
         })
         .collect();
-    let bytes = livegraft_patchfile::pack(&inputs, &targets).map_err(Failure::Pack)?;
+    let bytes = match targets.as_slice() {
+        // What `diff -o` has written has no klp structs yet.
+        [target] if inputs.iter().any(|input| emit::is_extract(input.bytes)) => {
+            emit::emit(&inputs, target)?
+        }
+        targets => livegraft_patchfile::pack(&inputs, targets).map_err(Failure::Pack)?,
+    };
     let patch = Patch::parse(&bytes).map_err(|source| Failure::Patch {
         path: output.to_owned(),
         source,

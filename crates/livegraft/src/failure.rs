@@ -23,6 +23,9 @@ pub enum Failure {
     /// From packing.
     #[error(transparent)]
     Pack(PatchError),
+    /// From making a patch of what `diff` has written.
+    #[error(transparent)]
+    Emit(#[from] livegraft_build::emit::Error),
     /// From comparing objects.
     #[error("{original} and {patched}: {source}", original = .original.display(), patched = .patched.display())]
     Compare {
@@ -58,6 +61,7 @@ impl Failure {
             Failure::Process(error) => error.kind(),
             Failure::Patch { .. } => "patch-file",
             Failure::Pack(_) => "pack",
+            Failure::Emit(_) => "pack",
             Failure::Compare { .. } => "compare",
             Failure::File { .. } => "file",
             Failure::Name(_) => "patch-name",

@@ -23,7 +23,7 @@ mod write;
 
 pub use error::Error;
 pub use info::{FuncInfo, Info, ObjectInfo, SectionInfo};
-pub use pack::{Input, Target, pack};
+pub use pack::{Input, Target, merge, pack};
 pub use patch::*;
 pub use relocation::{relocation_name, relocation_width};
 pub use target::{SymbolKind, TargetElf, TargetSymbol};

@@ -96,7 +96,7 @@ pub fn pack(inputs: &[Input<'_>], targets: &[Target<'_>]) -> Result<Vec<u8>, Err
     let patch = Patch::parse(&out)?;
     for (object, targets) in patch.objects.iter().zip(&matched) {
         for (build, target) in object.builds.iter().zip(targets) {
-            let checker = clobber::Checker::new(target);
+            let checker = clobber::Checker::new(target).replacing(&build.fingerprints);
             for (func, old) in object.funcs.iter().zip(&build.fingerprints) {
                 checker.check(&patch, func, old)?;
             }
@@ -121,7 +121,10 @@ fn not_object(path: &Path, error: Error) -> Error {
 }
 
 /// Joins several object files with `ld -r`; one is taken as it is.
-fn merge<'a>(inputs: &[Input<'a>]) -> Result<Cow<'a, [u8]>, Error> {
+///
+/// # Errors
+/// If there is none, one is no object file, or the linker can't join them.
+pub fn merge<'a>(inputs: &[Input<'a>]) -> Result<Cow<'a, [u8]>, Error> {
     for input in inputs {
         elf::header(input.bytes).map_err(|e| not_object(input.path, e))?;
     }

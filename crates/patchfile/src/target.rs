@@ -55,6 +55,8 @@ pub struct TargetSymbol<'a> {
     pub kind: SymbolKind,
     /// STB_GLOBAL, STB_WEAK or STB_GNU_UNIQUE.
     pub global: bool,
+    /// For a local symbol of `.symtab` the source file that it is from (STT_FILE).
+    pub file: Option<&'a str>,
     /// From `.dynsym` (else from `.symtab`).
     pub dynamic: bool,
     /// In `.dynsym` with STV_DEFAULT: another object may define it instead.
@@ -63,7 +65,8 @@ pub struct TargetSymbol<'a> {
 
 impl SymbolKind {
     /// What an ELF symbol of this type is; `None` for what has no meaning of its own (sections, files).
-    pub(crate) fn from_st_type(st_type: u8) -> Option<SymbolKind> {
+    /// That of an `st_type`; `None` for files, sections and the like.
+    pub fn from_st_type(st_type: u8) -> Option<SymbolKind> {
         Some(match elf::SymbolType(st_type) {
             elf::STT_FUNC => SymbolKind::Function,
             elf::STT_GNU_IFUNC => SymbolKind::Ifunc,
@@ -331,7 +334,13 @@ fn definitions<'a>(
     dynamic: bool,
     symbols: &mut Vec<TargetSymbol<'a>>,
 ) {
+    let mut file = None;
     for symbol in table.iter() {
+        if symbol.st_type() == elf::STT_FILE {
+            let name = table.symbol_name(Le, symbol).ok();
+            file = name.and_then(|n| std::str::from_utf8(n).ok());
+            continue;
+        }
         let Some(kind) = SymbolKind::from_st_type(symbol.st_type().0) else {
             continue;
         };
@@ -356,6 +365,7 @@ fn definitions<'a>(
             size: symbol.st_size(Le),
             kind,
             global,
+            file: file.filter(|_| !global),
             dynamic,
             interposable: dynamic && global && symbol.st_visibility() == elf::STV_DEFAULT,
         });

@@ -375,6 +375,7 @@ impl<'a> Symbols<'a> {
             size: symbol.located.size,
             kind: symbol.located.kind,
             global: symbol.global,
+            file: symbol.file,
             dynamic: false,
             interposable: false,
         };

@@ -51,6 +51,8 @@ pub(super) struct Callers<'t, 'a> {
     functions: Vec<Function<'a>>,
     /// Direct branches: (where to, from where), sorted.
     branches: Vec<(u64, u64)>,
+    /// Code of callers that the patch replaces too: what it relies on is gone with it.
+    replaced: Vec<(u64, u64)>,
     /// Names by the address of their GOT slot.
     slots: HashMap<u64, String>,
 }
@@ -92,6 +94,7 @@ impl<'t, 'a> Callers<'t, 'a> {
             frames,
             functions,
             branches,
+            replaced: Vec::new(),
             slots: slots(target),
         }
     }
@@ -121,7 +124,17 @@ impl<'t, 'a> Callers<'t, 'a> {
         sites
             .iter()
             .take_while(move |b| b.0 == entry)
+            .filter(|b| !self.is_replaced(b.1))
             .map(|&(_, site)| (site, self.target.bytes_at(site, 1) == Some(&[0xe8])))
+    }
+
+    fn is_replaced(&self, site: u64) -> bool {
+        let mut ranges = self.replaced.iter();
+        ranges.any(|&(start, end)| (start..end).contains(&site))
+    }
+
+    pub fn leave_out(&mut self, ranges: Vec<(u64, u64)>) {
+        self.replaced = ranges;
     }
 
     /// A call of `entry` at which the stack is not aligned.

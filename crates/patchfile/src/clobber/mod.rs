@@ -69,6 +69,15 @@ impl<'t, 'a> Checker<'t, 'a> {
         }
     }
 
+    /// Leaves out callers that are replaced together with what they call: their new versions know the new callee. `old`:
+    /// the originals.
+    #[must_use]
+    pub fn replacing(mut self, old: &[Fingerprint]) -> Self {
+        let range = |f: &Fingerprint| (f.svma, f.svma.saturating_add(f.size));
+        self.callers.leave_out(old.iter().map(range).collect());
+        self
+    }
+
     /// Checks one function of a patch against its callers in the object; `old`: its original there.
     ///
     /// # Errors

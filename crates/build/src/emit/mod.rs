@@ -1,0 +1,394 @@
+//! From what `compare` extracted to a patch file: the klp structs are generated, and local symbols looked up by their names.
+//!
+//! Nothing proves here that the target was built from the original source: a function is found by its name, its file and
+//! its kind, as `pack` does it for a hand-written patch.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use livegraft_patchfile::elf::{Image, Rela, Sec, Sym, SymPlace};
+use livegraft_patchfile::{
+    Error as PackError, Input, SymbolKind, Target, TargetElf, TargetSymbol, merge, pack,
+    write_object,
+};
+use object::elf;
+
+use crate::compare::{LOCALS_SECTION, REPLACED_SECTION};
+
+/// R_X86_64_64.
+const ABS64: u32 = 1;
+const RECORD: u64 = 40;
+
+/// Why no patch can be made of an extract.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// From packing.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The object says something impossible.
+    #[error("the object is not one that `livegraft diff -o` has written ({0}); make it again")]
+    Malformed(&'static str),
+    /// Code of a hand-written patch and an extract in one patch.
+    #[error(
+        "an object with a KLP_PATCH can't be packed together with one that `livegraft diff -o` has written; make two patches"
+    )]
+    Mixed,
+    /// The target does not show a local symbol.
+    #[error(
+        "{target} has no symbol for the static `{symbol}` of {file}; give a target with its symbol table, or install its \
+         debug symbols"
+    )]
+    Missing {
+        /// The target.
+        target: String,
+        /// The symbol's name in the original object.
+        symbol: String,
+        /// Its source file.
+        file: String,
+    },
+    /// The target has several.
+    #[error(
+        "{target} has {count} symbols that may be the static `{symbol}` of {file}; it can't be told which is meant"
+    )]
+    Ambiguous {
+        /// The target.
+        target: String,
+        /// The symbol's name in the original object.
+        symbol: String,
+        /// Its source file.
+        file: String,
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Whether an object is one that `compare::extract` has written.
+pub fn is_extract(bytes: &[u8]) -> bool {
+    Image::read(bytes).is_ok_and(|image| image.section_named(REPLACED_SECTION).is_some())
+}
+
+/// Makes a patch file of extracts, for one target.
+///
+/// # Errors
+/// [`Error::Missing`] and [`Error::Ambiguous`] for what the target's symbols do not show, and what packing refuses.
+pub fn emit(extracts: &[Input<'_>], target: &Target<'_>) -> Result<Vec<u8>, Error> {
+    let found = TargetElf::parse(target.path, target.bytes, target.debug)?;
+    let mut renamed = Vec::new();
+    for (number, extract) in extracts.iter().enumerate() {
+        let mut image = read(extract)?;
+        if image.section_named(".livegraft.patch").is_some() {
+            return Err(Error::Mixed);
+        }
+        // The same name may mean another symbol in each of them.
+        if extracts.len() > 1 {
+            for record in records(&image, LOCALS_SECTION)? {
+                if let Some(symbol) = image.symbols.get_mut(record.symbol) {
+                    symbol.name = format!("{}.livegraft.{number}", symbol.name);
+                }
+            }
+        }
+        renamed.push(write(&image)?);
+    }
+    let inputs = extracts.iter().zip(&renamed);
+    let inputs: Vec<Input<'_>> = inputs
+        .map(|(e, bytes)| Input {
+            path: e.path,
+            bytes,
+        })
+        .collect();
+    let merged = merge(&inputs)?;
+    let path = extracts.first().map_or(Path::new(""), |e| e.path);
+    let mut image = read(&Input {
+        path,
+        bytes: &merged,
+    })?;
+    let replaced = records(&image, REPLACED_SECTION)?;
+    let locals = records(&image, LOCALS_SECTION)?;
+    add_structs(&mut image, &replaced, &locals, &found)?;
+    let bytes = write(&image)?;
+    Ok(pack(
+        &[Input {
+            path,
+            bytes: &bytes,
+        }],
+        &[*target],
+    )?)
+}
+
+fn read<'a>(input: &Input<'a>) -> Result<Image<'a>, Error> {
+    Image::read(input.bytes).map_err(|e| {
+        let why = e.to_string();
+        Error::Pack(PackError::InputNotObject {
+            path: input.path.to_owned(),
+            why,
+        })
+    })
+}
+
+fn write(image: &Image<'_>) -> Result<Vec<u8>, Error> {
+    // The writer makes its own symbol, string and relocation tables.
+    let tables = [
+        elf::SHT_SYMTAB.0,
+        elf::SHT_STRTAB.0,
+        elf::SHT_RELA.0,
+        elf::SHT_GROUP.0,
+        elf::SHT_NULL.0,
+    ];
+    let sections: Vec<bool> = image
+        .sections
+        .iter()
+        .map(|s| !tables.contains(&s.sh_type))
+        .collect();
+    let symbols: Vec<bool> = image
+        .symbols
+        .iter()
+        .map(|s| match s.place {
+            SymPlace::Section(section) => sections.get(section).copied().unwrap_or(false),
+            _ => true,
+        })
+        .collect();
+    let objects = vec![None; image.symbols.len()];
+    Ok(write_object(image, &sections, &symbols, &objects)?)
+}
+
+/// See [`crate::compare`]: what an extract says of a symbol.
+struct Record {
+    symbol: usize,
+    name: String,
+    file: Option<String>,
+    size: u64,
+    kind: u8,
+    occurrence: usize,
+}
+
+fn records(image: &Image<'_>, name: &str) -> Result<Vec<Record>, Error> {
+    let Some(section) = image
+        .section_named(name)
+        .and_then(|n| image.sections.get(n))
+    else {
+        return Ok(Vec::new());
+    };
+    let pointer = |at: u64| {
+        section
+            .relas
+            .iter()
+            .find(|r| r.offset == at && r.r_type == ABS64)
+    };
+    let text = |at: u64| -> Option<String> {
+        let (section, offset) = image.points_to(pointer(at)?)?;
+        let data = image
+            .sections
+            .get(section)?
+            .data
+            .get(usize::try_from(offset).ok()?..)?;
+        let end = data.iter().take(1 << 16).position(|&b| b == 0)?;
+        Some(std::str::from_utf8(data.get(..end)?).ok()?.to_owned())
+    };
+    let mut records = Vec::new();
+    for (number, record) in section.data.chunks_exact(RECORD as usize).enumerate() {
+        let at = (number as u64).saturating_mul(RECORD);
+        let word = |from: usize| {
+            record
+                .get(from..)
+                .and_then(|r| r.first_chunk())
+                .map(|b| u32::from_le_bytes(*b))
+        };
+        let size = record
+            .get(24..)
+            .and_then(|r| r.first_chunk())
+            .map(|b| u64::from_le_bytes(*b));
+        let read = || {
+            Some(Record {
+                symbol: pointer(at)?.symbol,
+                name: text(at.checked_add(8)?)?,
+                file: text(at.checked_add(16)?),
+                size: size?,
+                kind: u8::try_from(word(32)?).ok()?,
+                occurrence: word(36)? as usize,
+            })
+        };
+        records.push(read().ok_or(Error::Malformed("a record of a symbol is incomplete"))?);
+    }
+    Ok(records)
+}
+
+/// Which occurrence of its name in the target a record means.
+fn sympos(target: &TargetElf<'_>, record: &Record) -> Result<u64, Error> {
+    let Some(file) = &record.file else {
+        return Ok(0);
+    };
+    let all = target.occurrences(&record.name);
+    let base = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let same_kind = |kind: SymbolKind| match elf::SymbolType(record.kind) {
+        elf::STT_FUNC => kind == SymbolKind::Function,
+        elf::STT_TLS => kind == SymbolKind::ThreadLocal,
+        elf::STT_OBJECT => kind == SymbolKind::Variable,
+        _ => false,
+    };
+    let fits = |s: &TargetSymbol<'_>| {
+        // Code may have another size: it is compiled with other sections.
+        let size = record.kind == elf::STT_FUNC.0 || s.size == record.size;
+        let of_file = s.file.is_none_or(|f| base(f) == base(file));
+        !s.global && same_kind(s.kind) && size && of_file
+    };
+    let found: Vec<usize> = all
+        .iter()
+        .enumerate()
+        .filter(|(_, s)| fits(s))
+        .map(|(n, _)| n)
+        .collect();
+    let names = || {
+        (
+            target.path.display().to_string(),
+            record.name.clone(),
+            file.clone(),
+        )
+    };
+    let index = match (found.as_slice(), record.occurrence) {
+        ([], _) => {
+            let (target, symbol, file) = names();
+            return Err(Error::Missing {
+                target,
+                symbol,
+                file,
+            });
+        }
+        ([one], 0) => *one,
+        (several, occurrence) => {
+            let chosen = occurrence.checked_sub(1).and_then(|n| several.get(n));
+            *chosen.ok_or_else(|| {
+                let (target, symbol, file) = names();
+                Error::Ambiguous {
+                    target,
+                    symbol,
+                    file,
+                    count: several.len(),
+                }
+            })?
+        }
+    };
+    Ok(if all.len() == 1 {
+        0
+    } else {
+        (index as u64).saturating_add(1)
+    })
+}
+
+/// A section that is being made, with its symbol.
+struct Made {
+    data: Vec<u8>,
+    relas: Vec<Rela>,
+    symbol: usize,
+}
+
+impl Made {
+    fn pointer(&mut self, symbol: usize, addend: u64) {
+        let offset = self.data.len() as u64;
+        self.relas.push(Rela {
+            offset,
+            r_type: ABS64,
+            symbol,
+            addend: addend as i64,
+            via: 0,
+        });
+        self.number(0);
+    }
+
+    fn number(&mut self, value: u64) {
+        self.data.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) -> u64 {
+        let at = self.data.len() as u64;
+        self.data.extend_from_slice(text.as_bytes());
+        self.data.push(0);
+        at
+    }
+}
+
+/// What `KLP_PATCH` and `KLP_SYM` would have left in a hand-written patch: see include/livepatch.h.
+fn add_structs(
+    image: &mut Image<'_>,
+    replaced: &[Record],
+    locals: &[Record],
+    target: &TargetElf<'_>,
+) -> Result<(), Error> {
+    let names = [
+        ".rodata.klp",
+        ".data.klp",
+        ".livegraft.patch",
+        ".livegraft.syms",
+    ];
+    let first = image.sections.len();
+    let [mut strings, mut structs, mut patch, mut syms] = [0, 1, 2, 3].map(|n: usize| {
+        image.symbols.push(Sym {
+            name: String::new(),
+            bind: elf::STB_LOCAL.0,
+            kind: elf::STT_SECTION.0,
+            other: 0,
+            place: SymPlace::Section(first.saturating_add(n)),
+            value: 0,
+            size: 0,
+        });
+        Made {
+            data: Vec::new(),
+            relas: Vec::new(),
+            symbol: image.symbols.len().saturating_sub(1),
+        }
+    });
+    let object = target.object.as_ref().map(|name| strings.text(name));
+    let own = structs.symbol;
+    // struct klp_patch, and from 24 on two struct klp_object, from 120 on the struct klp_funcs.
+    structs.pointer(own, 24);
+    structs.number(0);
+    structs.number(0);
+    match object {
+        Some(at) => structs.pointer(strings.symbol, at),
+        None => structs.number(0),
+    }
+    structs.pointer(own, 120);
+    for _ in 0..10 {
+        structs.number(0);
+    }
+    for record in replaced {
+        let name = strings.text(&record.name);
+        structs.pointer(strings.symbol, name);
+        structs.pointer(record.symbol, 0);
+        structs.number(sympos(target, record)?);
+        structs.number(0);
+    }
+    for _ in 0..4 {
+        structs.number(0);
+    }
+    patch.pointer(own, 0);
+    for record in locals {
+        let name = strings.text(&record.name);
+        syms.pointer(record.symbol, 0);
+        syms.pointer(strings.symbol, name);
+        match object {
+            Some(at) => syms.pointer(strings.symbol, at),
+            None => syms.number(0),
+        }
+        syms.number(sympos(target, record)?);
+    }
+    for (name, made) in names.into_iter().zip([strings, structs, patch, syms]) {
+        let write = if name == ".rodata.klp" {
+            0
+        } else {
+            elf::SHF_WRITE.0
+        };
+        image.sections.push(Sec {
+            name: name.to_owned(),
+            sh_type: elf::SHT_PROGBITS.0,
+            flags: elf::SHF_ALLOC.0 | write,
+            align: 8,
+            size: made.data.len() as u64,
+            entsize: 0,
+            link: 0,
+            data: Cow::Owned(made.data),
+            relas: made.relas,
+        });
+    }
+    Ok(())
+}
