@@ -4,4 +4,7 @@
 pub mod capture;
 pub mod compare;
 pub mod emit;
+mod patch;
 pub mod place;
+
+pub use patch::{Built, Error, Proof, Source, patch};

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-type Outcome = Result<Shown, Failure>;
+pub type Outcome = Result<Shown, Failure>;
 
 /// No patch file is larger.
 const LARGEST_FILE: u64 = 1 << 30;
@@ -55,7 +55,7 @@ pub fn pack(objects: &[PathBuf], targets: &[PathBuf], output: &Path) -> Outcome 
     let bytes = match targets.as_slice() {
         // What `diff -o` has written has no klp structs yet.
         [target] if inputs.iter().any(|input| emit::is_extract(input.bytes)) => {
-            emit::emit(&inputs, target)?
+            emit::emit_by_name(&inputs, target)?
         }
         targets => livegraft_patchfile::pack(&inputs, targets).map_err(Failure::Pack)?,
     };
@@ -90,7 +90,7 @@ fn parse(path: &Path) -> Result<Patch, Failure> {
 }
 
 /// The patch's name: the file's, without the extension.
-fn name_of(path: &Path) -> Result<String, Failure> {
+pub fn name_of(path: &Path) -> Result<String, Failure> {
     let name = path.file_stem().and_then(|stem| stem.to_str());
     name.filter(|name| !name.is_empty())
         .map(str::to_owned)

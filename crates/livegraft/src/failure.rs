@@ -26,6 +26,12 @@ pub enum Failure {
     /// From making a patch of what `diff` has written.
     #[error(transparent)]
     Emit(#[from] livegraft_build::emit::Error),
+    /// From observing a build.
+    #[error(transparent)]
+    Capture(Box<livegraft_build::capture::Error>),
+    /// From making a patch of what was observed.
+    #[error(transparent)]
+    Build(Box<livegraft_build::Error>),
     /// From comparing objects.
     #[error("{original} and {patched}: {source}", original = .original.display(), patched = .patched.display())]
     Compare {
@@ -62,6 +68,11 @@ impl Failure {
             Failure::Patch { .. } => "patch-file",
             Failure::Pack(_) => "pack",
             Failure::Emit(_) => "pack",
+            Failure::Capture(_) => "capture",
+            Failure::Build(error) => match **error {
+                livegraft_build::Error::NoChange { .. } => "no-code-changed",
+                _ => "build",
+            },
             Failure::Compare { .. } => "compare",
             Failure::File { .. } => "file",
             Failure::Name(_) => "patch-name",

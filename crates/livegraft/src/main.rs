@@ -2,6 +2,7 @@
 //! asks the engine, and shows what came of it.
 #![forbid(unsafe_code)]
 
+mod built;
 mod checked;
 mod commands;
 mod compared;
@@ -61,6 +62,39 @@ enum Command {
         /// Take the callers of this function along, although they did not change
         #[arg(long, value_name = "FUNCTION")]
         with_callers: Vec<String>,
+    },
+    /// Make a patch file from the source of what runs and a diff: the build is run with and without it
+    Build {
+        /// The source of what runs, without the fix; it is not changed
+        #[arg(long)]
+        source: PathBuf,
+        /// The fix, as `diff -u` or git has it, with one directory to strip (-p1) or none
+        #[arg(long)]
+        diff: PathBuf,
+        /// What runs: an executable or a shared library, stripped or not; several builds of one make one patch for all
+        #[arg(long)]
+        target: Vec<PathBuf>,
+        /// Where to write the patch; its name is the file's name without `.klp`
+        #[arg(short, long)]
+        output: PathBuf,
+        /// A symbol, or a kind of refusals (data, struct, never-returns, ...), that you take on
+        #[arg(long, value_name = "SYMBOL|KIND")]
+        allow: Vec<String>,
+        /// Take the callers of this function along, although they did not change
+        #[arg(long, value_name = "FUNCTION")]
+        with_callers: Vec<String>,
+        /// Another directory that the build writes to; it is not changed either
+        #[arg(long, value_name = "DIR")]
+        build_dir: Vec<PathBuf>,
+        /// Where builds are kept for the next run [default: livegraft/build in XDG_CACHE_HOME or ~/.cache]
+        #[arg(long, value_name = "DIR")]
+        work: Option<PathBuf>,
+        /// Use no namespaces: the build sees another path than that of the source
+        #[arg(long)]
+        plain: bool,
+        /// The build command, as it is given in the source directory
+        #[arg(last = true, required = true)]
+        command: Vec<std::ffi::OsString>,
     },
     /// Show what is inside a patch file
     Info {
@@ -273,6 +307,32 @@ fn main() -> ExitCode {
                 with_callers: with_callers.clone(),
             };
             commands::diff(original, patched, output.as_deref(), &options)
+        }
+        Command::Build {
+            source,
+            diff,
+            target,
+            output,
+            allow,
+            with_callers,
+            build_dir,
+            work,
+            plain,
+            command,
+        } => {
+            let request = livegraft_build::capture::Request {
+                source: source.clone(),
+                build_dirs: build_dir.clone(),
+                diff: diff.clone(),
+                command: command.clone(),
+                work: work.clone(),
+                plain: *plain,
+            };
+            let options = livegraft_build::compare::Options {
+                allow: allow.clone(),
+                with_callers: with_callers.clone(),
+            };
+            built::build(&request, target, output, &options)
         }
         Command::Info { patch } => commands::info(patch),
         Command::Load {

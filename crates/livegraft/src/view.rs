@@ -1,5 +1,6 @@
 //! What commands show: plain structures, one JSON document or text for people. The field names are stable.
 
+use crate::built::Made;
 use crate::checked::Checked;
 use crate::compared::Compared;
 use crate::freed::Freed;
@@ -20,6 +21,7 @@ pub enum Shown {
     Packed { path: PathBuf, info: Box<Info> },
     Info(Box<Info>),
     Compared(Compared),
+    Made(Made),
     Transition(Transitioned),
     NothingOpen { pid: i32 },
     Symbols { path: PathBuf, functions: usize },
@@ -555,6 +557,7 @@ impl Shown {
             Shown::Packed { path, info } => writeln!(f, "{} is packed.\n{info}", path.display()),
             Shown::Info(info) => writeln!(f, "{info}"),
             Shown::Compared(compared) => write!(f, "{compared}"),
+            Shown::Made(made) => writeln!(f, "{made}"),
             Shown::Transition(transitioned) => write!(f, "{transitioned}"),
             Shown::NothingOpen { pid } => {
                 writeln!(
@@ -580,6 +583,7 @@ impl Shown {
             }
             Shown::Info(info) => serde_json::to_string(info),
             Shown::Compared(compared) => serde_json::to_string(compared),
+            Shown::Made(made) => serde_json::to_string(made),
             Shown::Transition(transitioned) => serde_json::to_string(transitioned),
             Shown::NothingOpen { pid } => {
                 Ok(serde_json::json!({"pid": pid, "result": "nothing-open"}).to_string())

@@ -1,7 +1,8 @@
-//! From what `compare` extracted to a patch file: the klp structs are generated, and local symbols looked up by their names.
+//! From what `compare` extracted to a patch file: the klp structs are generated, and symbols named as they are in the
+//! target.
 //!
-//! Nothing proves here that the target was built from the original source: a function is found by its name, its file and
-//! its kind, as `pack` does it for a hand-written patch.
+//! By their names alone they are found as `pack` finds those of a hand-written patch: nothing proves then that the target
+//! was built from the original source. [`crate::patch`] brings the proof.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -68,52 +69,112 @@ pub fn is_extract(bytes: &[u8]) -> bool {
     Image::read(bytes).is_ok_and(|image| image.section_named(REPLACED_SECTION).is_some())
 }
 
-/// Makes a patch file of extracts, for one target.
+/// Makes a patch file of extracts for one target, whose symbols are found by their names.
 ///
 /// # Errors
 /// [`Error::Missing`] and [`Error::Ambiguous`] for what the target's symbols do not show, and what packing refuses.
-pub fn emit(extracts: &[Input<'_>], target: &Target<'_>) -> Result<Vec<u8>, Error> {
+pub fn emit_by_name(extracts: &[Input<'_>], target: &Target<'_>) -> Result<Vec<u8>, Error> {
     let found = TargetElf::parse(target.path, target.bytes, target.debug)?;
+    let name = found.object.clone();
+    emit(
+        extracts,
+        &[],
+        &[*target],
+        name.as_deref(),
+        &mut |_, record| sympos(&found, record),
+    )
+}
+
+/// Makes a patch file of extracts, and of whole `others`, for the builds of one object. `object`: its name, `None` for the
+/// executable. `naming` says which occurrence of its name in the targets a record of an extract (by number) means, 0 where
+/// there is one.
+///
+/// # Errors
+/// What packing refuses, and those of `naming`.
+pub fn emit<E: From<Error>>(
+    extracts: &[Input<'_>],
+    others: &[Input<'_>],
+    targets: &[Target<'_>],
+    object: Option<&str>,
+    naming: &mut dyn FnMut(usize, &Record) -> Result<u64, E>,
+) -> Result<Vec<u8>, E> {
     let mut renamed = Vec::new();
+    let (mut replaced_at, mut locals_at) = (Vec::new(), Vec::new());
     for (number, extract) in extracts.iter().enumerate() {
         let mut image = read(extract)?;
         if image.section_named(".livegraft.patch").is_some() {
-            return Err(Error::Mixed);
+            return Err(Error::Mixed.into());
         }
-        // The same name may mean another symbol in each of them.
-        if extracts.len() > 1 {
-            for record in records(&image, LOCALS_SECTION)? {
-                if let Some(symbol) = image.symbols.get_mut(record.symbol) {
-                    symbol.name = format!("{}.livegraft.{number}", symbol.name);
-                }
+        for record in records(&image, REPLACED_SECTION)? {
+            replaced_at.push(naming(number, &record)?);
+        }
+        for record in records(&image, LOCALS_SECTION)? {
+            locals_at.push(naming(number, &record)?);
+            // The same name may mean another symbol in each of them.
+            if let Some(symbol) = image.symbols.get_mut(record.symbol)
+                && extracts.len() > 1
+            {
+                symbol.name = format!("{}.livegraft.{number}", symbol.name);
             }
         }
         renamed.push(write(&image)?);
     }
-    let inputs = extracts.iter().zip(&renamed);
-    let inputs: Vec<Input<'_>> = inputs
-        .map(|(e, bytes)| Input {
-            path: e.path,
-            bytes,
-        })
-        .collect();
-    let merged = merge(&inputs)?;
+    let renamed = extracts.iter().zip(&renamed);
+    let renamed = renamed.map(|(e, bytes)| Input {
+        path: e.path,
+        bytes,
+    });
+    let inputs: Vec<Input<'_>> = renamed.chain(others.iter().copied()).collect();
+    let merged = merge(&inputs).map_err(Error::Pack)?;
     let path = extracts.first().map_or(Path::new(""), |e| e.path);
     let mut image = read(&Input {
         path,
         bytes: &merged,
     })?;
+    // The linker has joined the records in the order of the extracts.
     let replaced = records(&image, REPLACED_SECTION)?;
     let locals = records(&image, LOCALS_SECTION)?;
-    add_structs(&mut image, &replaced, &locals, &found)?;
+    if replaced.len() != replaced_at.len() || locals.len() != locals_at.len() {
+        return Err(Error::Malformed("its records did not come through the linker").into());
+    }
+    let replaced: Vec<(Record, u64)> = replaced.into_iter().zip(replaced_at).collect();
+    let locals: Vec<(Record, u64)> = locals.into_iter().zip(locals_at).collect();
+    add_structs(&mut image, &replaced, &locals, object);
     let bytes = write(&image)?;
-    Ok(pack(
-        &[Input {
-            path,
-            bytes: &bytes,
-        }],
-        &[*target],
-    )?)
+    let input = Input {
+        path,
+        bytes: &bytes,
+    };
+    Ok(pack(&[input], targets).map_err(Error::Pack)?)
+}
+
+/// What an extract needs of its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needs {
+    /// Functions that are replaced.
+    pub replaced: Vec<Record>,
+    /// Static symbols that it refers to.
+    pub locals: Vec<Record>,
+    /// Names that are to be found in the target, in another extract or in a library.
+    pub undefined: Vec<String>,
+}
+
+/// What an extract needs of its target.
+///
+/// # Errors
+/// [`Error::Malformed`], and when it is no object file.
+pub fn needs(extract: &Input<'_>) -> Result<Needs, Error> {
+    let image = read(extract)?;
+    let locals = records(&image, LOCALS_SECTION)?;
+    let is_local = |number| locals.iter().any(|record| record.symbol == number);
+    let undefined = image.symbols.iter().enumerate().filter(|(number, symbol)| {
+        symbol.place == SymPlace::Undefined && !symbol.name.is_empty() && !is_local(*number)
+    });
+    Ok(Needs {
+        replaced: records(&image, REPLACED_SECTION)?,
+        undefined: undefined.map(|(_, symbol)| symbol.name.clone()).collect(),
+        locals,
+    })
 }
 
 fn read<'a>(input: &Input<'a>) -> Result<Image<'a>, Error> {
@@ -152,14 +213,21 @@ fn write(image: &Image<'_>) -> Result<Vec<u8>, Error> {
     Ok(write_object(image, &sections, &symbols, &objects)?)
 }
 
-/// See [`crate::compare`]: what an extract says of a symbol.
-struct Record {
+/// What an extract says of a symbol of the original that it replaces or refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The symbol in the extract.
     symbol: usize,
-    name: String,
-    file: Option<String>,
-    size: u64,
-    kind: u8,
-    occurrence: usize,
+    /// Its name in the original.
+    pub name: String,
+    /// The source file of a static one, as STT_FILE has it.
+    pub file: Option<String>,
+    /// `st_size` in the original object.
+    pub size: u64,
+    /// `st_type`.
+    pub kind: u8,
+    /// 0, or which of the file's local symbols of this name and type it is, from 1 on.
+    pub occurrence: usize,
 }
 
 fn records(image: &Image<'_>, name: &str) -> Result<Vec<Record>, Error> {
@@ -310,10 +378,10 @@ impl Made {
 /// What `KLP_PATCH` and `KLP_SYM` would have left in a hand-written patch: see include/livepatch.h.
 fn add_structs(
     image: &mut Image<'_>,
-    replaced: &[Record],
-    locals: &[Record],
-    target: &TargetElf<'_>,
-) -> Result<(), Error> {
+    replaced: &[(Record, u64)],
+    locals: &[(Record, u64)],
+    object: Option<&str>,
+) {
     let names = [
         ".rodata.klp",
         ".data.klp",
@@ -337,7 +405,7 @@ fn add_structs(
             symbol: image.symbols.len().saturating_sub(1),
         }
     });
-    let object = target.object.as_ref().map(|name| strings.text(name));
+    let object = object.map(|name| strings.text(name));
     let own = structs.symbol;
     // struct klp_patch, and from 24 on two struct klp_object, from 120 on the struct klp_funcs.
     structs.pointer(own, 24);
@@ -351,18 +419,18 @@ fn add_structs(
     for _ in 0..10 {
         structs.number(0);
     }
-    for record in replaced {
+    for (record, sympos) in replaced {
         let name = strings.text(&record.name);
         structs.pointer(strings.symbol, name);
         structs.pointer(record.symbol, 0);
-        structs.number(sympos(target, record)?);
+        structs.number(*sympos);
         structs.number(0);
     }
     for _ in 0..4 {
         structs.number(0);
     }
     patch.pointer(own, 0);
-    for record in locals {
+    for (record, sympos) in locals {
         let name = strings.text(&record.name);
         syms.pointer(record.symbol, 0);
         syms.pointer(strings.symbol, name);
@@ -370,7 +438,7 @@ fn add_structs(
             Some(at) => syms.pointer(strings.symbol, at),
             None => syms.number(0),
         }
-        syms.number(sympos(target, record)?);
+        syms.number(*sympos);
     }
     for (name, made) in names.into_iter().zip([strings, structs, patch, syms]) {
         let write = if name == ".rodata.klp" {
@@ -390,5 +458,4 @@ fn add_structs(
             relas: made.relas,
         });
     }
-    Ok(())
 }

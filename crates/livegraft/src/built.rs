@@ -1,0 +1,204 @@
+//! `build`: from a source diff to a patch file.
+
+use crate::commands::{Outcome, name_of};
+use crate::failure::Failure;
+use crate::view::Shown;
+use indicatif::{ProgressBar, ProgressStyle};
+use livegraft_build::capture::{self, Phase, Request};
+use livegraft_build::compare::{Options, Status};
+use livegraft_build::{Built, Proof};
+use livegraft_patchfile::{Info, Patch, counted};
+use serde::Serialize;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub struct Made {
+    path: PathBuf,
+    targets: Vec<Aim>,
+    sources: Vec<Source>,
+    /// Changed source files that are not in the targets.
+    elsewhere: Vec<PathBuf>,
+    /// The original build was there from another run.
+    reused: bool,
+    info: Box<Info>,
+}
+
+#[derive(Debug, Serialize)]
+struct Aim {
+    path: PathBuf,
+    proof: &'static str,
+    /// Bytes of code of the build's objects, and how many of them were found; by objects only.
+    code: Option<u64>,
+    placed: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Source {
+    path: PathBuf,
+    functions: Vec<Function>,
+    allowed: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Function {
+    name: String,
+    status: &'static str,
+    why: Vec<String>,
+    old_size: Option<u64>,
+    new_size: Option<u64>,
+}
+
+/// Does it all. Ctrl-C ends it and leaves nothing behind.
+pub fn build(request: &Request, targets: &[PathBuf], output: &Path, options: &Options) -> Outcome {
+    name_of(output)?;
+    let interrupt = Arc::new(AtomicBool::new(false));
+    for signal in [
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+    ] {
+        // Without it the signal ends us, and the next run cleans up.
+        let _ = signal_hook::flag::register(signal, Arc::clone(&interrupt));
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    let shown = bar.clone();
+    let mut progress = move |phase| shown.set_message(spoken(phase));
+    let captured = capture::capture(request, &mut progress, &interrupt);
+    let captured = captured.inspect_err(|_| bar.finish_and_clear());
+    let captured = captured.map_err(|error| Failure::Capture(Box::new(error)))?;
+    bar.set_message("comparing, and looking for it in what runs");
+    let built = livegraft_build::patch(&captured, targets, options);
+    bar.finish_and_clear();
+    let built = built.map_err(|error| Failure::Build(Box::new(error)))?;
+    let patch = Patch::parse(&built.bytes).map_err(|source| Failure::Patch {
+        path: output.to_owned(),
+        source,
+    })?;
+    fs::write(output, &built.bytes).map_err(Failure::file(output))?;
+    Ok(Shown::Made(Made::new(
+        output,
+        &built,
+        captured.reused,
+        Info::new(&patch),
+    )))
+}
+
+fn spoken(phase: Phase) -> String {
+    match phase {
+        Phase::Look => "looking for the original build".to_owned(),
+        Phase::Copy => "copying the source".to_owned(),
+        Phase::BuildOriginal { calls } => format!("building the original: {}", called(calls)),
+        Phase::Reuse => "the original is built already".to_owned(),
+        Phase::Apply => "applying the diff".to_owned(),
+        Phase::BuildPatched { calls } => format!("building with the diff: {}", called(calls)),
+        Phase::Search { done, total } => {
+            format!("looking for what the diff changes: {done} of {total} files")
+        }
+        Phase::Recompile { done, total } => {
+            format!("compiling for the comparison: {done} of {total} objects")
+        }
+    }
+}
+
+fn called(calls: usize) -> String {
+    counted(calls, "call of a compiler", "calls of a compiler")
+}
+
+impl Made {
+    fn new(path: &Path, built: &Built, reused: bool, info: Info) -> Made {
+        let targets = built.targets.iter().map(|(path, proof)| {
+            let share = match proof {
+                Proof::Objects(share) => Some(share),
+                Proof::Identical | Proof::Built => None,
+            };
+            Aim {
+                path: path.clone(),
+                proof: match proof {
+                    Proof::Identical => "identical",
+                    Proof::Objects(_) => "objects",
+                    Proof::Built => "none",
+                },
+                code: share.map(|share| share.code),
+                placed: share.map(|share| share.placed),
+            }
+        });
+        let sources = built.sources.iter().map(|source| Source {
+            path: source.path.clone(),
+            functions: source
+                .functions
+                .iter()
+                .filter(|function| function.status != Status::Unchanged)
+                .map(|function| Function {
+                    name: function.name.clone(),
+                    status: function.status.name(),
+                    why: function.why.iter().map(ToString::to_string).collect(),
+                    old_size: function.old_size,
+                    new_size: function.new_size,
+                })
+                .collect(),
+            allowed: source.allowed.iter().map(ToString::to_string).collect(),
+        });
+        Made {
+            path: path.to_owned(),
+            targets: targets.collect(),
+            sources: sources.collect(),
+            elsewhere: built.elsewhere.clone(),
+            reused,
+            info: Box::new(info),
+        }
+    }
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} is made.", self.path.display())?;
+        for source in &self.sources {
+            writeln!(f, "{}:", source.path.display())?;
+            for function in &source.functions {
+                let Function { name, status, .. } = function;
+                write!(f, "  {status} {name}")?;
+                match (function.old_size, function.new_size) {
+                    (Some(old), Some(new)) => write!(f, ", {old} -> {new} bytes")?,
+                    (Some(size), None) | (None, Some(size)) => write!(f, ", {size} bytes")?,
+                    (None, None) => {}
+                }
+                if !function.why.is_empty() {
+                    write!(f, ": {}", function.why.join("; "))?;
+                }
+                writeln!(f)?;
+            }
+            for allowed in &source.allowed {
+                writeln!(f, "  allowed: {allowed}")?;
+            }
+        }
+        for path in &self.elsewhere {
+            writeln!(f, "{} changes, but is not in the target.", path.display())?;
+        }
+        for target in &self.targets {
+            let path = target.path.display();
+            match (target.proof, target.placed, target.code) {
+                ("identical", ..) => {
+                    writeln!(f, "{path} is what the build makes, to the last byte.")?;
+                }
+                (_, Some(placed), Some(code)) => writeln!(
+                    f,
+                    "{path} holds what the build compiles: {placed} of {code} bytes of code were found in it."
+                )?,
+                _ => writeln!(
+                    f,
+                    "No --target was given: the patch is for {path} as it was just built, and fits nothing else."
+                )?,
+            }
+        }
+        write!(f, "{}", self.info)
+    }
+}
