@@ -1,6 +1,7 @@
 //! `make bench`: everything that the issue asks to be measured, side by side in one run, as a markdown table. With arguments: only the
 //! parts of these names.
 
+use livegraft_patchfile::counted;
 use livegraft_scenarios::redis::{Redis, demo_patch};
 use livegraft_scenarios::{
     Build, Plan, Target, bare_visit, cli, compile_patch, compile_target, inspect, raise_open_files,
@@ -85,7 +86,10 @@ fn longest_stop() {
         }
         target.finish();
         row(
-            &format!("longest stop of a task, {tasks} tasks"),
+            &format!(
+                "longest stop of a task, {}",
+                counted(tasks, "task", "tasks")
+            ),
             format!(
                 "{:.0} us (worst of 20: {:.0}), {at_once} at once",
                 median(ours.clone()),
