@@ -435,3 +435,26 @@ fn force_moves_the_sleeper() {
         target.finish();
     });
 }
+
+/// Time runs out at the first look. Whoever is held has been told to switch itself all the same, and needs nobody for it.
+#[test]
+fn held_task_is_told_however_short_the_time() {
+    const AT_ONCE: &[&str] = &["--timeout", "0s", "--on-timeout", "leave"];
+    let told = |outcome: Outcome| {
+        let outcome = outcome.result(4, "timed-out");
+        let blocked = outcome.json["blocked"].as_array().expect("a list");
+        let held = blocked.iter().find(|task| task["name"] == "sleeper");
+        let held = held.unwrap_or_else(|| panic!("it is not held: {outcome}"));
+        assert_eq!(held["armed"], true, "{outcome}");
+    };
+    let (mut target, klp) = sleeper(&Build::new("gcc -O2 pie"));
+    told(target.load(&klp, AT_ONCE));
+    assert_eq!(target.ask("wake"), "new");
+    target.livegraft(&["resume"], &[]).done();
+    says(&mut target, "new", "new");
+    told(target.unload(AT_ONCE));
+    assert_eq!(target.ask("wake"), "old");
+    target.livegraft(&["resume"], &[]).done();
+    says(&mut target, "old", "old");
+    target.finish();
+}

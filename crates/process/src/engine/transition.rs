@@ -537,9 +537,10 @@ impl Target for Convergence<'_> {
         (self.watch)(settled, busy);
         self.busy = u32::try_from(busy).unwrap_or(u32::MAX);
         if std::mem::take(&mut self.must_unwind) {
+            // However long that takes: before time runs out whoever is held shall be told to switch itself, and was not.
+            boost::adapt_priority();
             self.engine.prepare_unwinds()?;
-        }
-        if std::mem::take(&mut self.pool_short) {
+        } else if std::mem::take(&mut self.pool_short) {
             let ranges: usize = self
                 .watched
                 .values()
