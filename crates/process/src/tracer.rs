@@ -27,6 +27,9 @@ pub struct Cost {
     pub longest_stop: Duration,
     /// The most tasks that were stopped at once.
     pub most_stopped: u64,
+    /// Tasks that stopped when nobody waited for that any more: a vfork parent can't before its child executes a program.
+    /// Another may stand still just then.
+    pub late: u64,
 }
 
 /// A task that stands still until this is dropped.
@@ -242,6 +245,9 @@ impl Tracer {
                 }
                 Ok(Some(Stop::Exited)) | Err(_) => false,
             });
+        let mut cost = self.cost.get();
+        cost.late += released;
+        self.cost.set(cost);
         released
     }
 

@@ -82,6 +82,8 @@ pub struct Report {
     pub longest_stop: Duration,
     /// The most at once.
     pub most_stopped: u64,
+    /// Of the stops those that nobody waited for any more: see [`crate::tracer::Cost`].
+    pub late_stops: u64,
     /// Forked children that were brought along.
     pub children: usize,
     /// Who has not moved; when everyone was brought back, who held the transition up.
@@ -288,6 +290,7 @@ impl Engine {
             stops: cost.stops,
             longest_stop: cost.longest_stop.max(before.longest_stop),
             most_stopped: cost.most_stopped,
+            late_stops: cost.late,
             children: moved.children,
             complete: moved.complete,
             blocked: moved.blocked,
