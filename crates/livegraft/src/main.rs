@@ -8,7 +8,10 @@ mod commands;
 mod compared;
 mod failure;
 mod freed;
+mod listed;
 mod stack;
+mod status;
+mod transitioned;
 mod view;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
