@@ -1,26 +1,18 @@
 //! Planning a load: which entries, by which method, in what memory. Nothing here changes the target.
 
 use super::edits::planned;
+pub(super) use super::function::{Function, leaving};
 use super::text::Text;
 use super::trampolines::{Place, Taken};
 use super::{Engine, table_bytes};
-use crate::arch::{
-    self, Continuation, Edit, NotRedirectable, PAGE, SLOT_BYTES, SWITCH_HEADER, Site,
-};
+use crate::arch::{self, Continuation, Edit, NotRedirectable, PAGE, SLOT_BYTES, SWITCH_HEADER};
 use crate::error::Error;
-use crate::memory::Memory;
-use crate::object::{ExitTo, LoadedObject, Objects, TailExit, WaysOut};
-use crate::space::{Space, pages};
-use crate::state::{Entry, Identity, Leaving, Method, Purpose, Region};
+use crate::object::LoadedObject;
+use crate::space::Space;
+use crate::state::{Entry, Identity, Method, Purpose, Region};
 use livegraft_model::Slot;
 use sha2::{Digest, Sha256};
-use std::ops::Range;
 use std::rc::Rc;
-
-/// Bytes read before a function, for padding.
-const BEFORE: u64 = 32;
-/// Bytes read after a function, for padding and for the five claimed ones of a short function.
-const AFTER: u64 = 32;
 
 /// From so many functions on trampolines that lie densely are worth more than text that stays as it is: puns need a page
 /// each, and lead all over the address space. `bench wide` measures both.
@@ -52,145 +44,6 @@ impl Plan {
     pub fn add(&mut self, region: Region) {
         self.space.take(region.start..region.end());
         self.regions.push(region);
-    }
-}
-
-/// A function to redirect, as its file has it.
-#[derive(Debug, Clone)]
-pub(super) struct Function<'a> {
-    pub name: String,
-    pub object_name: Option<String>,
-    pub object: &'a LoadedObject,
-    pub start: u64,
-    pub size: u64,
-    /// From `BEFORE` bytes before the start (less at the start of the text) to `AFTER` bytes after the end.
-    code: Vec<u8>,
-    code_at: u64,
-    /// What belongs to it besides; nothing before that is looked for.
-    pub outline: Outline,
-}
-
-/// What belongs to a function besides its own range.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Outline {
-    /// Its own range, and the parts that were split off it.
-    bodies: Vec<Range<u64>>,
-    /// How it leaves without a return.
-    pub exits: Vec<TailExit>,
-    /// What it passes through then.
-    ways: WaysOut,
-}
-
-/// What is passed through, as it is recorded.
-pub(super) fn leaving(ways: &WaysOut) -> Leaving {
-    let ranges = |list: &[(u64, u64)]| {
-        list.iter()
-            .map(|&(first, last)| (first.saturating_sub(1), last))
-            .collect()
-    };
-    Leaving {
-        stubs: ranges(&ways.stubs),
-        resolvers: ranges(&ways.resolvers),
-    }
-}
-
-impl<'a> Function<'a> {
-    /// Reads the function's code from the object's file; `None` when it is not code there.
-    pub fn read(
-        name: &str,
-        object_name: Option<&str>,
-        object: &'a LoadedObject,
-        start: u64,
-        size: u64,
-    ) -> Option<Function<'a>> {
-        let end = start.checked_add(size).filter(|_| size > 0)?;
-        let text = object
-            .code_ranges()
-            .into_iter()
-            .find(|text| text.contains(&start))?;
-        if end > text.end {
-            return None;
-        }
-        let from = start.saturating_sub(BEFORE).max(text.start);
-        let code = object.code(from..end.saturating_add(AFTER).min(text.end))?;
-        let name = name.to_owned();
-        let object_name = object_name.map(str::to_owned);
-        Some(Function {
-            name,
-            object_name,
-            object,
-            start,
-            size,
-            code,
-            code_at: from,
-            outline: Outline::default(),
-        })
-    }
-
-    /// Looks for its parts and its tail exits.
-    pub fn trace(&mut self, objects: &Objects, memory: &Memory) {
-        let own = self.start..self.start.saturating_add(self.size);
-        let parts = self.object.split_bodies(&self.name, own.clone());
-        let bodies: Vec<Range<u64>> = std::iter::once(own).chain(parts).collect();
-        let exits = self.object.tail_exits(&bodies);
-        let ways = self.object.ways_out(&exits, objects, memory);
-        self.outline = Outline {
-            bodies,
-            exits,
-            ways,
-        };
-    }
-
-    pub fn parts(&self) -> &[Range<u64>] {
-        self.outline.bodies.get(1..).unwrap_or_default()
-    }
-
-    /// Where it jumps to outside of itself, in the end.
-    fn tails(&self) -> Vec<u64> {
-        let direct = self.outline.exits.iter().filter_map(|exit| match exit.to {
-            ExitTo::Code(at) => Some(at),
-            _ => None,
-        });
-        let mut tails: Vec<u64> = direct
-            .chain(self.outline.ways.targets.iter().copied())
-            .collect();
-        tails.sort_unstable();
-        tails.dedup();
-        tails
-    }
-
-    /// The function's own bytes.
-    pub fn body(&self) -> &[u8] {
-        let from = (self.start - self.code_at) as usize;
-        self.code
-            .get(from..from + self.size as usize)
-            .unwrap_or_default()
-    }
-
-    /// The bytes whose running copies must be what the file says: the function, its padding, and what it claims.
-    pub fn surroundings(&self) -> (u64, &[u8]) {
-        (self.code_at, &self.code)
-    }
-
-    pub fn before(&self) -> &[u8] {
-        self.code
-            .get(..(self.start - self.code_at) as usize)
-            .unwrap_or_default()
-    }
-
-    pub fn site(&self) -> Site<'_> {
-        let skip = arch::skip_endbr(self.body());
-        let from = (self.start - self.code_at) as usize + skip;
-        Site {
-            at: self.start + skip as u64,
-            code: self.code.get(from..).unwrap_or_default(),
-            len: (self.size as usize).saturating_sub(skip),
-        }
-    }
-
-    /// Where it would be redirected.
-    pub fn at(&self) -> u64 {
-        self.start + arch::skip_endbr(self.body()) as u64
     }
 }
 
@@ -485,114 +338,6 @@ impl Engine {
                 sha256: Sha256::digest(&identity).into(),
             },
         })
-    }
-
-    fn pun(
-        &self,
-        plan: &mut Plan,
-        function: &Function<'_>,
-        slot: u32,
-        place: Place,
-        jumps: &[u64],
-    ) -> Result<Entry, NotRedirectable> {
-        let site = function.site();
-        let claimed = site.at..site.at + arch::CLAIM as u64;
-        let mut following = [0u8; 4];
-        for (index, byte) in following.iter_mut().enumerate() {
-            *byte = *site.code.get(index + 1).ok_or(NotRedirectable::NoRoom)?;
-        }
-        // An entry behind this one that is redirected with it: its first byte is a jump then, and stays one for as long
-        // as this entry jumps. It must be a pun.
-        let mut others: Vec<Range<u64>> = Vec::new();
-        for entry in self.claims(plan) {
-            others.extend(
-                entry
-                    .edits
-                    .iter()
-                    .map(|e| e.at..e.at + e.original.len() as u64),
-            );
-        }
-        let mut counts_on = Vec::new();
-        for &other in jumps
-            .iter()
-            .filter(|&&other| other > claimed.start && other < claimed.end)
-        {
-            let mut known = plan.entries.iter().enumerate();
-            let known = known.find(|(_, entry)| entry.at == other);
-            let Some((index, _)) = known.filter(|(_, entry)| entry.method == Method::Pun) else {
-                return Err(NotRedirectable::Overlaps);
-            };
-            counts_on.push(Slot((self.state.entries.len() + index) as u32));
-            if let Some(byte) = following.get_mut((other - site.at - 1) as usize) {
-                *byte = 0xe9;
-            }
-            others.retain(|edit| edit.start != other);
-        }
-        if others
-            .iter()
-            .any(|edit| edit.start < claimed.end && edit.end > claimed.start)
-        {
-            return Err(NotRedirectable::Overlaps);
-        }
-        // And this entry must not be among the bytes that another pun counts on.
-        let counted_on = self.claims(plan).any(|entry| {
-            entry.method == Method::Pun
-                && (entry.at + 1..entry.at + arch::CLAIM as u64).contains(&site.at)
-        });
-        if counted_on {
-            return Err(NotRedirectable::Overlaps);
-        }
-        let target = arch::pun_target(site.at, following)?;
-        let wanted = target..target + 8;
-        self.plan_pun_pages(plan, &wanted)?;
-        let edit = arch::pun_edit(&site).ok_or(NotRedirectable::NoRoom)?;
-        if edit.original == edit.redirected {
-            return Err(NotRedirectable::Taken);
-        }
-        let first = arch::continuation(&site, place.cell, 1)?;
-        let both = (slot, place);
-        let mut entry = self.entry(plan, function, both, Method::Pun, vec![edit], first)?;
-        entry.trampoline = target;
-        entry.counts_on = counts_on;
-        let trampoline = arch::trampoline(plan.low, slot).ok_or(NotRedirectable::NoNearMemory)?;
-        plan.writes.push((target, trampoline.to_vec()));
-        Ok(entry)
-    }
-
-    /// Plans the pages of a pun's trampoline, or finds that they are ours already and these bytes of them unused.
-    fn plan_pun_pages(&self, plan: &mut Plan, wanted: &Range<u64>) -> Result<(), NotRedirectable> {
-        let taken = self.state.entries.iter().chain(&plan.entries).any(|entry| {
-            entry.method == Method::Pun
-                && entry.trampoline < wanted.end
-                && wanted.start < entry.trampoline + 8
-        });
-        if taken {
-            return Err(NotRedirectable::Taken);
-        }
-        let span = pages(wanted.clone());
-        let mut missing = Vec::new();
-        let mut page = span.start;
-        while page < span.end {
-            let ours = self
-                .state
-                .regions
-                .iter()
-                .chain(&plan.regions)
-                .any(|region| {
-                    region.purpose == Purpose::Pun && (region.start..region.end()).contains(&page)
-                });
-            if !ours {
-                if !plan.space.is_free(&(page..page + PAGE)) {
-                    return Err(NotRedirectable::Taken);
-                }
-                missing.push(page);
-            }
-            page += PAGE;
-        }
-        for page in missing {
-            plan.add(planned(page, PAGE, Purpose::Pun));
-        }
-        Ok(())
     }
 
     /// The entries whose bytes are claimed: those whose objects are there, and those that are planned.
