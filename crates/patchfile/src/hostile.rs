@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Input, Patch, Place, Target, note, pack, relocation_width};
+use crate::{Input, Patch, Place, Target, TargetElf, TargetSymbol, note, pack, relocation_width};
 
 const SOURCE: &str = r#"
 #include <livepatch.h>
@@ -43,6 +43,14 @@ fn compile(flags: &[&str], source: &str) -> Vec<u8> {
 }
 
 fn pack_one(object: &[u8], target: &[u8]) -> Result<Vec<u8>, crate::Error> {
+    pack_with(object, target, None)
+}
+
+fn pack_with(
+    object: &[u8],
+    target: &[u8],
+    symbols: Option<&[TargetSymbol<'_>]>,
+) -> Result<Vec<u8>, crate::Error> {
     let path = Path::new("x");
     pack(
         &[Input {
@@ -53,7 +61,7 @@ fn pack_one(object: &[u8], target: &[u8]) -> Result<Vec<u8>, crate::Error> {
             path,
             bytes: target,
             debug: None,
-            symbols: None,
+            symbols,
         }],
     )
 }
@@ -102,12 +110,19 @@ const FLIPS: [u8; 6] = [0x01, 0x02, 0x10, 0x40, 0x80, 0xff];
 
 #[test]
 fn patches_with_a_right_checksum() {
-    let made = pack_one(
+    let target = compile(&[], TARGET);
+    let symbols = TargetElf::parse(Path::new("x"), &target, None)
+        .unwrap()
+        .symbols;
+    let made = pack_with(
         &compile(&["-O2", "-fPIC", "-c"], SOURCE),
-        &compile(&[], TARGET),
+        &compile(&["-s"], TARGET),
+        Some(&symbols),
     )
     .unwrap();
-    assert_valid(&Patch::parse(&made).unwrap());
+    let patch = Patch::parse(&made).unwrap();
+    assert_valid(&patch);
+    assert_eq!(patch.objects[0].builds[0].symbols[0].name, "number");
     let mut accepted = 0;
     for at in 0..made.len() {
         for flip in FLIPS {
@@ -135,6 +150,28 @@ fn patches_with_a_right_checksum() {
             }
         }
     }
+}
+
+/// A file of the format before this one: one build for each object, without the counts of builds and of symbols.
+#[test]
+fn the_format_before() {
+    let object = compile(&["-O2", "-fPIC", "-c"], SOURCE);
+    let mut made = pack_one(&object, &compile(&[], TARGET)).unwrap();
+    let today = Patch::parse(&made).unwrap();
+    let owner = b"livegraft\0\0\0";
+    let at = made.windows(12).position(|w| w == owner).unwrap();
+    let (size, desc) = (at - 8, at + 12);
+    let end = desc + u32::from_le_bytes(made[size..size + 4].try_into().unwrap()) as usize;
+    let mut old = made[desc..end].to_vec();
+    old[32] = 1;
+    old.drain(40..44);
+    old.truncate(old.len() - 4);
+    made[size..size + 4].copy_from_slice(&(old.len() as u32).to_le_bytes());
+    made[desc..desc + old.len()].copy_from_slice(&old);
+    note::seal(&mut made).unwrap();
+    let before = Patch::parse(&made).unwrap();
+    assert_eq!((before.format_version, today.format_version), (1, 2));
+    assert_eq!(before.objects[0].builds, today.objects[0].builds);
 }
 
 #[test]

@@ -388,7 +388,7 @@ fn targets() {
     );
     assert_eq!(
         two.unwrap_err().to_string(),
-        "a and b are both the executable; give one --target for each object"
+        "a and b are the same build of the executable; give each build once"
     );
 }
 

@@ -65,6 +65,7 @@ fn programs_are_well_when_left_alone() {
         "unwinder_fiber",
         "musl_unwinder",
         "scarce",
+        "recovered",
     ];
     for name in names {
         let plan = Plan::read(name);

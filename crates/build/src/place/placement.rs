@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use livegraft_patchfile::{Fingerprint, SymbolKind};
+use livegraft_patchfile::{Fingerprint, SymbolKind, TargetSymbol};
 use object::elf;
 use sha2::{Digest as _, Sha256};
 
@@ -441,18 +441,50 @@ impl<'a> Placement<'a> {
         fingerprint(&self.target, function)
     }
 
+    /// The symbols of all objects as `pack` takes them for a target that has none of its own, in the order of the
+    /// objects.
+    pub fn recovered(&self) -> Vec<TargetSymbol<'a>> {
+        let mut recovered = Vec::new();
+        for (number, object) in self.objects.iter().enumerate() {
+            for (at, symbol) in self.defined(object) {
+                if let (Ok(located), Ok(name)) =
+                    (self.at(number, at), std::str::from_utf8(symbol.name))
+                {
+                    recovered.push(TargetSymbol {
+                        name,
+                        svma: located.svma,
+                        size: located.size,
+                        kind: located.kind,
+                        global: !symbol.local,
+                        dynamic: false,
+                        interposable: false,
+                    });
+                }
+            }
+        }
+        recovered
+    }
+
     /// All symbols of an object that have a name, were found, and are in the program's symbol table too: `.L` labels
     /// are not.
     pub fn located(&self, object: usize) -> impl Iterator<Item = (&'a [u8], Located)> + '_ {
-        let symbols = self.objects.get(object).map_or(&[][..], |o| &o.symbols);
-        let defined = symbols.iter().enumerate().filter(|(_, symbol)| {
+        let defined = self.objects.get(object).into_iter();
+        defined
+            .flat_map(|relocatable| self.defined(relocatable))
+            .filter_map(move |(number, symbol)| Some((symbol.name, self.at(object, number).ok()?)))
+    }
+
+    /// The symbols that an object defines and that are in the program's symbol table too.
+    fn defined<'o>(
+        &self,
+        object: &'o Relocatable<'a>,
+    ) -> impl Iterator<Item = (usize, &'o Symbol<'a>)> + use<'o, 'a> {
+        object.symbols.iter().enumerate().filter(|(_, symbol)| {
             matches!(symbol.place, Place::Section(_) | Place::Common)
                 && !symbol.name.is_empty()
                 && !symbol.name.starts_with(b".L")
                 && symbol.kind != elf::STT_SECTION
-        });
-        defined
-            .filter_map(move |(number, symbol)| Some((symbol.name, self.at(object, number).ok()?)))
+        })
     }
 }
 
