@@ -12,6 +12,8 @@ pub struct Checked {
     pid: i32,
     result: &'static str,
     functions: Vec<Function>,
+    /// IFUNCs whose resolvers a load would have called.
+    unresolved: Vec<Unresolved>,
     tail_exits: Vec<Exit>,
     tasks: usize,
     looks: u32,
@@ -34,6 +36,12 @@ struct Function {
     object: Option<String>,
     entry: &'static str,
     never_left: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Unresolved {
+    name: String,
+    object: String,
 }
 
 /// A jump out of a version of a function.
@@ -118,6 +126,14 @@ impl Checked {
                     never_left: function.never_left,
                 })
                 .collect(),
+            unresolved: check
+                .indirect
+                .iter()
+                .map(|indirect| Unresolved {
+                    name: indirect.name.clone(),
+                    object: indirect.object.clone(),
+                })
+                .collect(),
             tail_exits: check.exits.iter().map(Exit::new).collect(),
             tasks: check.tasks,
             looks: check.looks,
@@ -181,6 +197,13 @@ impl fmt::Display for Checked {
             for (warning, versions) in warnings {
                 writeln!(f, "    {}: {warning}", versions.join(" and "))?;
             }
+        }
+        for Unresolved { name, object } in &self.unresolved {
+            writeln!(
+                f,
+                "  {name} in {object} is an indirect function (IFUNC) that is not resolved yet: a task would be made to \
+                 call its resolver"
+            )?;
         }
         let harmless = self
             .tail_exits

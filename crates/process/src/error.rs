@@ -228,13 +228,13 @@ pub enum Error {
     },
     /// No task was in a place where it can call a function.
     #[error(
-        "the patch's call frame information can't be registered with {object}, without which exceptions and pthread_cancel could not pass through its code: no task of process {pid} was found in a place where it can safely call a function ({why}); try again"
+        "{purpose}: no task of process {pid} was found in a place where it can safely call a function ({why}); try again"
     )]
     NoSafeTask {
         /// The target.
         pid: i32,
-        /// The object that the unwinder is in.
-        object: String,
+        /// What can't be done.
+        purpose: String,
         /// One task, and where it was.
         why: String,
     },
@@ -251,6 +251,34 @@ pub enum Error {
         object: String,
         /// It is still at it.
         late: bool,
+    },
+    /// A resolver that is not called.
+    #[error(
+        "`{name}` in {object} is an indirect function (IFUNC) that the process has not resolved yet, and livegraft does not have it resolved: {why}; have the program call `{name}` before, or avoid `{name}` in the patch"
+    )]
+    Unresolvable {
+        /// The function.
+        name: String,
+        /// The object that defines it.
+        object: String,
+        /// Why not.
+        why: String,
+    },
+    /// A resolver that was called, and what it did.
+    #[error(
+        "the resolver of the indirect function (IFUNC) `{name}` in {object} {what} when task {tid} of process {pid} was made to call it; the task is back where it was, and nothing is loaded; avoid `{name}` in the patch"
+    )]
+    Resolver {
+        /// The target.
+        pid: i32,
+        /// Who called it.
+        tid: i32,
+        /// The function.
+        name: String,
+        /// The object that defines it.
+        object: String,
+        /// What it did.
+        what: String,
     },
     /// A static program without signal handlers.
     #[error(
@@ -339,6 +367,8 @@ impl Error {
             Error::Filtered { .. } => "seccomp-filter",
             Error::NoSafeTask { .. } => "no-safe-task",
             Error::NotRegistered { .. } => "not-registered",
+            Error::Unresolvable { .. } => "ifunc-unresolved",
+            Error::Resolver { .. } => "ifunc-resolver",
             Error::NoRestorer(_) => "no-restorer",
             Error::RemoteCall { .. } => "remote-call",
             Error::NoSpace { .. } => "no-space",

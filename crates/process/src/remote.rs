@@ -31,6 +31,7 @@ const SCAN_LIMIT: u64 = 16 << 20;
 pub struct Gadgets {
     syscall: u64,
     restorer: u64,
+    keeper: Option<arch::Keeper>,
     /// All `rt_sigreturn` trampolines of the C library: a word on a stack that equals one marks a signal frame.
     pub restorers: Vec<u64>,
 }
@@ -39,6 +40,11 @@ impl Gadgets {
     /// Address of a `syscall; ret`; 0 when there is none.
     pub fn syscall(&self) -> u64 {
         self.syscall
+    }
+
+    /// Whether there is code that keeps what a function returns.
+    pub fn can_ask(&self) -> bool {
+        self.keeper.is_some()
     }
 
     /// Looks for them in the dynamic loader and the C library.
@@ -61,6 +67,9 @@ impl Gadgets {
             {
                 found.syscall = mapping.start + at as u64;
             }
+            found.keeper = found
+                .keeper
+                .or_else(|| arch::Keeper::find(mapping.start, &code));
             let all = memchr::memmem::find_iter(&code, &arch::RESTORER);
             found
                 .restorers

@@ -106,6 +106,13 @@ pub fn registers(tid: Tid) -> io::Result<Registers> {
     Ok(unsafe { regs.assume_init() })
 }
 
+/// Registers that are all zero.
+#[cfg(test)]
+pub fn no_registers() -> Registers {
+    // SAFETY: they are numbers.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
 /// PTRACE_SETREGS.
 ///
 /// # Errors
@@ -310,6 +317,17 @@ pub fn same_files(a: Tid, b: Tid) -> bool {
     const KCMP_FILES: libc::c_int = 2;
     // SAFETY: numbers only.
     unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) == 0 }
+}
+
+/// Whether the signal that a task has stopped for was sent by somebody, and is not that of a fault.
+pub fn was_sent(tid: Tid) -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: the kernel writes one siginfo_t; all zeroes are one as well.
+    let info = unsafe {
+        libc::ptrace(libc::PTRACE_GETSIGINFO, tid, 0usize, info.as_mut_ptr());
+        info.assume_init()
+    };
+    info.si_code <= 0
 }
 
 /// The signals that wait for a stopped task, or for its whole process: `siginfo_t`, at most `limit`.

@@ -2,6 +2,7 @@
 
 mod link_support;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -291,6 +292,26 @@ fn indirect_functions_are_looked_up_and_never_run() {
         .livepatch(Some("indirect.so"), "unused_indirect", 0)
         .unwrap_err();
     assert!(matches!(unused, ResolveError::IndirectUnresolved { .. }));
+    // Who can have resolvers called hears of it, and then has what they return.
+    let at = library.avma(library.lookup("unused_indirect", 0).unwrap().svma);
+    let ask = |returned: &BTreeMap<u64, u64>| {
+        let resolver = Resolver::new(&objects, &memory).with_returned(returned);
+        let found = |_| {
+            let found = resolver.livepatch(Some("indirect.so"), "unused_indirect", 0);
+            address(found.unwrap())
+        };
+        let twice = [1, 2].map(found);
+        assert_eq!(twice[0], twice[1]);
+        (twice[0], resolver.wanted())
+    };
+    let (found, wanted) = ask(&BTreeMap::new());
+    assert_eq!((found, wanted.len()), (at, 1));
+    assert_eq!(wanted[0].resolver, at);
+    assert_eq!(
+        (&*wanted[0].name, &*wanted[0].object),
+        ("unused_indirect", "indirect.so")
+    );
+    assert_eq!(ask(&BTreeMap::from([(at, 4711)])), (4711, Vec::new()));
     // libc's own: the address is code, not the resolver.
     for name in ["memcpy", "strlen", "strchr", "memset"] {
         let found = address(resolver.undefined(&[None], name, false).unwrap());

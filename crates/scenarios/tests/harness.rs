@@ -66,6 +66,8 @@ fn programs_are_well_when_left_alone() {
         "musl_unwinder",
         "scarce",
         "recovered",
+        "ifunc",
+        "ifunc_own",
     ];
     for name in names {
         let plan = Plan::read(name);

@@ -5,6 +5,7 @@ use super::{CheckedExit, Engine};
 use crate::arch;
 use crate::boost;
 use crate::error::Error;
+use crate::link::Indirect;
 use crate::object::Objects;
 use crate::process::Task;
 use crate::stack::{self, CodeRange, Hit, Ranges, Watched};
@@ -63,6 +64,8 @@ pub struct CheckedTask {
 pub struct Check {
     /// The functions, by name.
     pub functions: Vec<CheckedFunction>,
+    /// The IFUNCs whose resolvers a task would be made to call.
+    pub indirect: Vec<Indirect>,
     /// Where they, and what they run now, leave by a jump.
     pub exits: Vec<CheckedExit>,
     /// How many tasks there are.
@@ -181,6 +184,7 @@ impl Engine {
         check.registers = registers.found;
         check.functions = checked;
         check.functions.sort_by(|a, b| a.name.cmp(&b.name));
+        check.indirect = planned.indirect.clone();
         check.exits = self.exits(&functions, &objects, &planned.linked);
         Ok(check)
     }
@@ -244,6 +248,7 @@ impl Engine {
         busy.sort_by_key(|task| (std::cmp::Reverse(task.busy), task.tid));
         Ok(Check {
             functions: Vec::new(),
+            indirect: Vec::new(),
             exits: Vec::new(),
             tasks,
             looks,

@@ -6,7 +6,7 @@ use super::trampolines::joined;
 use super::{Engine, operations::now_ms};
 use crate::arch::{self, PAGE};
 use crate::error::Error;
-use crate::link::{self, Layout, Resolver};
+use crate::link::{self, Indirect, Layout, Resolver};
 use crate::object::{LoadedObject, ObjectError, Objects, WaysOut};
 use crate::state::{Image, ImageFunction, Method, Purpose, Region, State};
 use livegraft_model::{PatchId, PatchState, Slot, UniverseId};
@@ -25,6 +25,8 @@ pub(super) struct PlannedLoad {
     layout: Layout,
     /// The patch, ready to be written.
     pub linked: link::Linked,
+    /// IFUNCs that must be resolved before: the patch is linked to their resolvers' addresses.
+    pub indirect: Vec<Indirect>,
     base: u64,
     table: u64,
 }
@@ -280,6 +282,10 @@ impl Engine {
         functions: Vec<(Function<'_>, &Func)>,
     ) -> Result<PatchId, Error> {
         let mut planned = self.plan_load(patch, forced, objects, &functions)?;
+        if !planned.indirect.is_empty() {
+            self.resolve(objects, &planned.indirect)?;
+            planned = self.plan_load(patch, forced, objects, &functions)?;
+        }
         self.create_registry()?;
         self.make_room(functions.len() as u64 * RECORD_PER_FUNCTION)?;
         self.refresh_maps()?;
@@ -291,12 +297,16 @@ impl Engine {
             // The record itself came to lie where something was planned.
             planned = self.plan_load(patch, forced, objects, &functions)?;
         }
+        if let Some(left) = planned.indirect.first() {
+            return Err(left.unresolvable("it could not be found out".to_owned()));
+        }
         let PlannedLoad {
             plan,
             layout,
             linked,
             base,
             table,
+            ..
         } = planned;
 
         self.state.regions.extend(&plan.regions);
@@ -360,12 +370,15 @@ impl Engine {
         let base = self.plan_image(&mut plan, first, sizes, layout.needs_low)?;
         let table = self.plan_table(&mut plan, slots)?;
         self.plan_pool(&mut plan)?;
-        let resolver = Resolver::new(objects, &self.process.memory);
+        let resolver = Resolver::new(objects, &self.process.memory).with_returned(&self.resolved);
         let linked = link::link(patch, &layout, base, &resolver)?;
+        let indirect = resolver.wanted();
+        self.may_resolve(objects, &indirect)?;
         Ok(PlannedLoad {
             plan,
             layout,
             linked,
+            indirect,
             base,
             table,
         })

@@ -10,6 +10,7 @@ mod frames;
 mod free;
 mod function;
 mod handed;
+mod indirect;
 mod inspect;
 mod limits;
 mod load;
@@ -23,6 +24,7 @@ mod record;
 mod referrer;
 mod rendezvous;
 mod rewrite;
+mod safe;
 mod stacks;
 mod swap;
 mod text;
@@ -53,7 +55,7 @@ use crate::sys;
 use crate::tracer::{Stopping, Tracer};
 use crate::unwind::Unwinder;
 use livegraft_model::{Slot, Standing, UniverseId, Version};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 
@@ -85,6 +87,8 @@ pub struct Engine {
     together: bool,
     /// Begins of the regions that an unwinder of the program was told of: it may look there at any time.
     told: Vec<u64>,
+    /// What resolvers of IFUNCs, by their addresses, have returned when a task called them for us.
+    resolved: BTreeMap<u64, u64>,
     _lock: Option<File>,
 }
 
@@ -167,6 +171,7 @@ impl Engine {
             snapshot: crate::snapshot::Snapshot::default(),
             together: true,
             told: Vec::new(),
+            resolved: BTreeMap::new(),
             _lock: lock,
         };
         engine.refresh_gone();

@@ -49,7 +49,7 @@ pub enum ResolveError {
         /// The patched object.
         object: String,
     },
-    /// An IFUNC that the process has not called yet: running its resolver from outside is out of the question.
+    /// An IFUNC that the process has not called yet, where its resolver may not be called.
     #[error(
         "`{name}` in {object} is an indirect function (IFUNC) that the process has not resolved yet; start the program \
          with LD_BIND_NOW=1, or avoid `{name}` in the patch"

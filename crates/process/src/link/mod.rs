@@ -19,7 +19,7 @@ pub use error::{LinkError, ResolveError};
 use layout::GotKey;
 pub use layout::Layout;
 use livegraft_patchfile::{Patch, Place, Symbol};
-pub use resolve::{Resolver, Value};
+pub use resolve::{Indirect, Resolver, Value};
 
 use crate::object::is_split_body;
 use relocate::Linker;

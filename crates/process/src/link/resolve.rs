@@ -3,8 +3,8 @@
 //! The order is that of DESIGN.md ("Loading code"): a patched object's own definitions, then what the dynamic loader
 //! already decided for that object (its GOT), then the search that the dynamic loader would make.
 
-use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 
 use livegraft_patchfile::Recovered;
 
@@ -29,8 +29,22 @@ pub enum Value {
     },
 }
 
+/// An IFUNC that the process has not resolved: only its resolver can tell what it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Indirect {
+    /// Its name.
+    pub name: String,
+    /// The object that defines it.
+    pub object: String,
+    /// The resolver's address (avma).
+    pub resolver: u64,
+}
+
 /// Finds symbols in a process.
 pub struct Resolver<'a> {
+    /// What resolvers of IFUNCs have returned, by their addresses, where they may be called.
+    returned: Option<&'a BTreeMap<u64, u64>>,
+    wanted: RefCell<Vec<Indirect>>,
     pub(super) objects: &'a Objects,
     memory: &'a dyn ReadMemory,
     order: OnceCell<Vec<&'a LoadedObject>>,
@@ -43,7 +57,23 @@ impl<'a> Resolver<'a> {
             objects,
             memory,
             order: OnceCell::new(),
+            returned: None,
+            wanted: RefCell::default(),
         }
+    }
+
+    /// The same, for a user who can have resolvers of IFUNCs called: what those at these addresses have returned. Any
+    /// other IFUNC that is not resolved has its resolver's address instead of a function's; [`Resolver::wanted`] has them.
+    pub fn with_returned(self, returned: &'a BTreeMap<u64, u64>) -> Resolver<'a> {
+        Resolver {
+            returned: Some(returned),
+            ..self
+        }
+    }
+
+    /// The IFUNCs that were looked up and are not resolved.
+    pub fn wanted(&self) -> Vec<Indirect> {
+        self.wanted.borrow().clone()
     }
 
     /// The object of that name; `None` is the executable.
@@ -330,8 +360,23 @@ impl<'a> Resolver<'a> {
                 }
             }
         }
+        let at = object.avma(resolver);
         let (name, object) = (name.to_owned(), object.name().to_owned());
-        Err(ResolveError::IndirectUnresolved { name, object })
+        let Some(returned) = self.returned else {
+            return Err(ResolveError::IndirectUnresolved { name, object });
+        };
+        if let Some(&function) = returned.get(&at) {
+            return Ok(function);
+        }
+        let mut wanted = self.wanted.borrow_mut();
+        if !wanted.iter().any(|known| known.resolver == at) {
+            wanted.push(Indirect {
+                name,
+                object,
+                resolver: at,
+            });
+        }
+        Ok(at)
     }
 
     /// A function's word that has been bound: not what the file has for it, moved by the bias, which is where a lazy

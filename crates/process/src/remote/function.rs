@@ -2,12 +2,16 @@
 //!
 //! As with a system call the task is given the registers of the call and a stack below its red zone. The function's
 //! return address is the C library's `rt_sigreturn` trampoline, and what follows is a signal frame with the task's own
-//! context: if we die, the task finishes the function and then goes on where it was. All signals are blocked meanwhile.
+//! context: if we die, the task finishes the function and then goes on where it was. All signals are blocked meanwhile
+//! but those of faults: for a fault whose signal is blocked the kernel forgets the program's handler.
+//!
+//! What a function returns would be lost in the trampoline. Where it matters the function returns to a few instructions
+//! of the C library before, which store it on the stack, below the frame ([`arch::Keeper`]).
 //!
 //! Which task may call what is for the caller to know: one that holds a lock which the function takes never returns.
 
 use super::{CALL_BOUND, Gadgets, MOST_STOPS, prepare, to_event_stop};
-use crate::arch;
+use crate::arch::{self, Keeper};
 use crate::process::Process;
 use crate::sys::{self, Stop};
 use crate::tracer::Stopped;
@@ -16,6 +20,18 @@ use std::time::{Duration, Instant};
 
 /// Room that a function gets on the stack.
 const FUNCTION_ROOM: u64 = 16 * 1024;
+
+/// For so long a function that decides something may think.
+const DECISION_BOUND: Duration = Duration::from_secs(1);
+/// The signals of faults.
+const FAULTS: [i32; 6] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+];
 
 /// Why a call came to no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +49,7 @@ pub enum Unfinished {
 pub struct Caller<'a> {
     process: &'a Process,
     restorer: u64,
+    keeper: Option<Keeper>,
     task: Box<Stopped>,
     mask: u64,
     frame: u64,
@@ -66,6 +83,7 @@ impl<'a> Caller<'a> {
             Ok((mask, frame)) => Ok(Caller {
                 process,
                 restorer: gadgets.restorer,
+                keeper: gadgets.keeper,
                 task,
                 mask,
                 frame,
@@ -77,15 +95,16 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Calls a function that returns nothing.
+    /// Calls a function that returns nothing. One that takes too long is left to the task.
     ///
     /// # Errors
-    /// [`Unfinished`]; no more calls can be made then.
+    /// [`Unfinished`]; no more calls can be made then, unless it was a fault.
     pub fn call(&mut self, function: u64, args: [u64; 6]) -> Result<(), Unfinished> {
         if self.lost {
             return Err(Unfinished::Gone);
         }
-        let outcome = self.perform(function, args);
+        let regs = arch::prepare_function_call(&self.task.regs, function, self.frame, args);
+        let outcome = self.perform(&regs, CALL_BOUND);
         match outcome {
             Err(Unfinished::Late) => self.let_go(),
             Err(Unfinished::Gone) => self.lost = true,
@@ -94,13 +113,49 @@ impl<'a> Caller<'a> {
         outcome
     }
 
-    fn perform(&mut self, function: u64, args: [u64; 6]) -> Result<(), Unfinished> {
+    /// Calls a function that takes nothing, decides something, and holds nothing while it does: one that takes too long
+    /// is broken off. `None`: the C library has no code that keeps what it returns.
+    ///
+    /// # Errors
+    /// [`Unfinished`]; after [`Unfinished::Gone`] no more calls can be made.
+    pub fn ask(&mut self, function: u64) -> Option<Result<u64, Unfinished>> {
+        let keeper = self.keeper?;
+        if self.lost {
+            return Some(Err(Unfinished::Gone));
+        }
+        let (regs, words, kept) = keeper.prepare(&self.task.regs, function, self.frame);
+        let memory = &self.process.memory;
+        let outcome = memory
+            .write(regs.rsp, &words)
+            .map_err(|_| Unfinished::Gone)
+            .and_then(|()| self.perform(&regs, DECISION_BOUND))
+            .and_then(|()| memory.read_u64(kept).map_err(|_| Unfinished::Gone));
+        match outcome {
+            Err(Unfinished::Late) => self.break_off(),
+            Err(Unfinished::Gone) => self.lost = true,
+            Ok(_) | Err(Unfinished::Faulted(_)) => {}
+        }
+        Some(outcome)
+    }
+
+    /// The mask during a call: a signal of a fault that waits already would be taken for the function's.
+    fn call_mask(&self) -> io::Result<u64> {
+        const MOST: u64 = 4096;
+        let mut waiting = sys::pending_signals(self.task.tid, false, MOST)?;
+        waiting.extend(sys::pending_signals(self.task.tid, true, MOST)?);
+        let waits = |signal: i32| waiting.iter().any(|info| info[0] as u32 == signal as u32);
+        let open = FAULTS.iter().filter(|&&signal| !waits(signal));
+        Ok(open.fold(u64::MAX, |mask, signal| mask & !(1 << (signal - 1))))
+    }
+
+    fn perform(&mut self, regs: &sys::Registers, bound: Duration) -> Result<(), Unfinished> {
         let tid = self.task.tid;
         let gone = |_: io::Error| Unfinished::Gone;
-        let regs = arch::prepare_function_call(&self.task.regs, function, self.frame, args);
-        sys::set_signal_mask(tid, u64::MAX).map_err(gone)?;
-        sys::set_registers(tid, &regs).map_err(gone)?;
-        let deadline = Instant::now() + CALL_BOUND;
+        let mask = self.call_mask().map_err(gone)?;
+        // In this order: if we die in between, the frame puts the mask back, which nobody else would.
+        sys::set_registers(tid, regs).map_err(gone)?;
+        sys::set_signal_mask(tid, mask).map_err(gone)?;
+        let deadline = Instant::now() + bound;
         let mut pass_on = 0;
         for _ in 0..MOST_STOPS {
             sys::resume_to_syscall(tid, std::mem::take(&mut pass_on)).map_err(gone)?;
@@ -116,6 +171,8 @@ impl<'a> Caller<'a> {
                 }
                 // No mask keeps it away: the task takes part in the stop once it is let go.
                 Some(Stop::Signal(libc::SIGSTOP)) => pass_on = libc::SIGSTOP,
+                // Somebody has sent it, and the program gets it as it would have.
+                Some(Stop::Signal(signal)) if sys::was_sent(tid) => pass_on = signal,
                 // All others are blocked: it is the function's own fault.
                 Some(Stop::Signal(signal)) => return Err(Unfinished::Faulted(signal)),
                 Some(Stop::Event | Stop::Other) => {}
@@ -124,6 +181,27 @@ impl<'a> Caller<'a> {
             }
         }
         Err(Unfinished::Late)
+    }
+
+    /// Stops the task in the middle of its call, so that it can be put back to where it was.
+    fn break_off(&mut self) {
+        let tid = self.task.tid;
+        let mut pass_on = 0;
+        let _ = sys::interrupt(tid);
+        for _ in 0..MOST_STOPS {
+            match self.task.wait(CALL_BOUND) {
+                Ok(Some(Stop::Event)) => return,
+                Ok(Some(Stop::Syscall | Stop::Other)) => {}
+                Ok(Some(Stop::Signal(signal))) if signal == libc::SIGSTOP || sys::was_sent(tid) => {
+                    pass_on = signal;
+                }
+                // A fault at the last moment.
+                Ok(Some(Stop::Signal(_))) => return,
+                Ok(Some(Stop::Exited) | None) | Err(_) => break,
+            }
+            let _ = sys::resume(tid, std::mem::take(&mut pass_on));
+        }
+        self.lost = true;
     }
 
     /// Leaves the task to its call: it returns into its own context when that ends.

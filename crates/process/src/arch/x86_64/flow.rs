@@ -93,6 +93,12 @@ fn address_in(instruction: &Instruction) -> Option<u64> {
     indexed.then(|| instruction.memory_displacement64())
 }
 
+/// Where the instructions of a stretch of code are.
+pub fn instructions(start: u64, code: &[u8]) -> Vec<u64> {
+    let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
+    decoder.iter().map(|instruction| instruction.ip()).collect()
+}
+
 /// A PLT stub, `jmp *word(%rip)` with nothing but preparations before it: where it ends, and the word.
 pub fn plt_stub(start: u64, code: &[u8]) -> Option<(u64, u64)> {
     let jump = first_jump(start, code)?;

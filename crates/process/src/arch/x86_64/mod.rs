@@ -4,6 +4,8 @@ mod code;
 mod entry;
 mod flow;
 mod frame;
+mod keeper;
+mod resolver;
 mod switch;
 mod syscall;
 
@@ -16,8 +18,10 @@ pub use entry::{
     last_return_address, leads_back, padding_after, padding_before, pun_edit, pun_target, rewrite,
     skip_endbr, tail_targets,
 };
-pub use flow::{Flow, ends_with_call, flow, lazy_stub, plt_stub, references, refers};
+pub use flow::{Flow, ends_with_call, flow, instructions, lazy_stub, plt_stub, references, refers};
 pub use frame::{RESTORER, SYSCALL_GADGET, alternate_stack, frame, uses_amx};
+pub use keeper::Keeper;
+pub use resolver::{COMPUTED, LONGEST_INSTRUCTION, Step, Target, step};
 pub use switch::{Resume, StackSwitch, ends_in_call, stack_pointer_loads, stack_switch};
 pub use syscall::{
     EINTR_REPAIR, GS_BASE, RAX, at_restartable_call, before_return, dwarf_registers, has_returned,
