@@ -38,7 +38,7 @@ pub enum Error {
     #[error("{source_file}: {refusal}", source_file = .source_file.display())]
     Refused {
         source_file: PathBuf,
-        refusal: compare::Refusal,
+        refusal: Box<compare::Refusal>,
     },
     #[error(
         "{target} is not what was built: {identical}; and object by object: {objects}",
@@ -52,7 +52,7 @@ pub enum Error {
     #[error("{target}: {source}", target = .target.display())]
     Place {
         target: PathBuf,
-        source: place::Refusal,
+        source: Box<place::Refusal>,
     },
     #[error(
         "{target}: nothing tells which of the symbols called `{symbol}` is meant; they are in files of one name",
@@ -64,9 +64,9 @@ pub enum Error {
     )]
     Order { symbol: String },
     #[error(transparent)]
-    Emit(#[from] emit::Error),
+    Emit(Box<emit::Error>),
     #[error(transparent)]
-    Pack(#[from] livegraft_patchfile::Error),
+    Pack(Box<livegraft_patchfile::Error>),
 }
 
 /// How it is known that the target is what was built.
@@ -102,6 +102,18 @@ pub struct Built {
     pub elsewhere: Vec<PathBuf>,
     /// The targets, each with its proof.
     pub targets: Vec<(PathBuf, Proof)>,
+}
+
+impl From<emit::Error> for Error {
+    fn from(error: emit::Error) -> Error {
+        Error::Emit(Box::new(error))
+    }
+}
+
+impl From<livegraft_patchfile::Error> for Error {
+    fn from(error: livegraft_patchfile::Error) -> Error {
+        Error::Pack(Box::new(error))
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
@@ -185,7 +197,7 @@ pub fn patch(capture: &Capture, targets: &[PathBuf], options: &Options) -> Resul
         if let Some(refusal) = compared.refusals.first() {
             return Err(Error::Refused {
                 source_file: file.pair.source.clone(),
-                refusal: refusal.clone(),
+                refusal: Box::new(refusal.clone()),
             });
         }
         if compared.changes_code() {
@@ -424,49 +436,44 @@ fn table(aim: &Aim<'_>, proven: &Proven<'_>, parts: &[(&Pair, Needs)]) -> Result
                 Proven::Placed(placed) => placed.record(aim, pair, record)?,
             };
             table.meant.insert(meant(number, record), located);
-            if let Proven::Placed(_) = proven {
-                table.add(&record.name, located, record.file.is_none());
-            }
         }
     }
-    match proven {
-        Proven::Symbols(symbols) => {
-            for symbol in symbols.iter() {
-                let all = table.symbols.entry(symbol.name.to_owned()).or_default();
-                all.push((symbol.located, symbol.global));
-            }
-        }
-        Proven::Placed(placed) => {
-            let names = parts.iter().flat_map(|(_, part)| &part.undefined);
-            for name in names.collect::<BTreeSet<&String>>() {
-                // What no object of the program defines comes from a library.
-                if let Some(&object) = placed.definer.get(name) {
-                    let located = placed.placement.find(object, name);
-                    table.add(name, located.map_err(aim.place())?, true);
-                }
-            }
-            for symbols in table.symbols.values_mut() {
-                symbols.sort_by_key(|(located, _)| located.svma);
+    let all = match proven {
+        Proven::Symbols(symbols) => symbols.recovered(),
+        Proven::Placed(placed) => placed.placement.recovered(),
+    };
+    for symbol in all {
+        let located = Located {
+            svma: symbol.svma,
+            size: symbol.size,
+            kind: symbol.kind,
+        };
+        let named = table.symbols.entry(symbol.name.to_owned()).or_default();
+        named.push((located, symbol.global));
+    }
+    if let Proven::Placed(placed) = proven {
+        let names = parts.iter().flat_map(|(_, part)| &part.undefined);
+        for name in names.collect::<BTreeSet<&String>>() {
+            // What no object of the program defines comes from a library; what one defines must be known.
+            if let Some(&object) = placed.definer.get(name)
+                && !table.symbols.contains_key(name)
+            {
+                let located = placed.placement.find(object, name);
+                let located = located.map_err(aim.place())?;
+                table
+                    .symbols
+                    .insert(name.clone(), Vec::from([(located, true)]));
             }
         }
     }
     Ok(table)
 }
 
-impl Table {
-    fn add(&mut self, name: &str, located: Located, global: bool) {
-        let all = self.symbols.entry(name.to_owned()).or_default();
-        if !all.contains(&(located, global)) {
-            all.push((located, global));
-        }
-    }
-}
-
 impl Aim<'_> {
     fn place(&self) -> impl Fn(place::Refusal) -> Error + '_ {
         |source| Error::Place {
             target: self.path.clone(),
-            source,
+            source: Box::new(source),
         }
     }
 

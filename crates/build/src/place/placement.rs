@@ -456,6 +456,7 @@ impl<'a> Placement<'a> {
                         size: located.size,
                         kind: located.kind,
                         global: !symbol.local,
+                        file: None,
                         dynamic: false,
                         interposable: false,
                     });
