@@ -137,7 +137,7 @@ struct Aim<'c> {
     program: &'c Program,
     linked: Vec<u8>,
     /// The objects of the program, read when they are needed.
-    objects: Vec<(String, Vec<u8>)>,
+    objects: Vec<(PathBuf, String, Vec<u8>)>,
     is_built: bool,
 }
 
@@ -149,8 +149,7 @@ enum Proven<'a> {
 
 struct Placed<'a> {
     placement: Placement<'a>,
-    program: &'a Program,
-    objects: &'a [(String, Vec<u8>)],
+    objects: &'a [(PathBuf, String, Vec<u8>)],
     /// Which object defines a global name.
     definer: HashMap<String, usize>,
 }
@@ -278,7 +277,11 @@ fn aims<'c>(capture: &'c Capture, targets: &[PathBuf]) -> Result<Vec<Aim<'c>>, E
 fn aim(path: PathBuf, bytes: Vec<u8>, program: &Program, is_built: bool) -> Result<Aim<'_>, Error> {
     let mut objects = Vec::new();
     for object in &program.objects {
-        objects.push((object.display().to_string(), read(object)?));
+        let bytes = read(object)?;
+        // An archive of other origin: what the linker took of it is not known.
+        if bytes.starts_with(&elf::ELFMAG) {
+            objects.push((object.clone(), object.display().to_string(), bytes));
+        }
     }
     Ok(Aim {
         path,
@@ -357,7 +360,7 @@ fn prove<'a>(aim: &'a Aim<'_>) -> Result<Proven<'a>, Error> {
     let objects: Vec<Object<'a>> = aim
         .objects
         .iter()
-        .map(|(name, bytes)| Object { name, bytes })
+        .map(|(_, name, bytes)| Object { name, bytes })
         .collect();
     let placement = place::objects(&aim.bytes, &objects).map_err(|refusal| Error::NotProven {
         target: aim.path.clone(),
@@ -365,7 +368,7 @@ fn prove<'a>(aim: &'a Aim<'_>) -> Result<Proven<'a>, Error> {
         objects: Box::new(refusal),
     })?;
     let mut definer = HashMap::new();
-    for (number, (_, bytes)) in aim.objects.iter().enumerate() {
+    for (number, (_, _, bytes)) in aim.objects.iter().enumerate() {
         let Ok(image) = Image::read(bytes) else {
             continue;
         };
@@ -378,7 +381,6 @@ fn prove<'a>(aim: &'a Aim<'_>) -> Result<Proven<'a>, Error> {
     }
     Ok(Proven::Placed(Placed {
         placement,
-        program: aim.program,
         objects: &aim.objects,
         definer,
     }))
@@ -515,17 +517,20 @@ fn of_symbols(aim: &Aim<'_>, symbols: &Symbols<'_>, record: &Record) -> Result<L
 
 impl Placed<'_> {
     fn record(&self, aim: &Aim<'_>, pair: &Pair, record: &Record) -> Result<Located, Error> {
-        let mut objects = self.program.objects.iter();
+        let mut objects = self.objects.iter();
         let object = pair
             .built
             .as_ref()
-            .and_then(|built| objects.position(|object| object == built));
+            .and_then(|built| objects.position(|(object, ..)| object == built));
         let object = object.ok_or_else(|| aim.ambiguous(record))?;
         if record.file.is_none() {
             let located = self.placement.find(object, &record.name);
             return located.map_err(aim.place());
         }
-        let bytes = self.objects.get(object).map_or(&[][..], |(_, bytes)| bytes);
+        let bytes = self
+            .objects
+            .get(object)
+            .map_or(&[][..], |(_, _, bytes)| bytes);
         let image = Image::read(bytes)?;
         let symbols = image.symbols.iter().enumerate();
         let fits = symbols.filter(|(_, symbol)| {

@@ -231,8 +231,8 @@ impl Drop for Running {
 
 /// Runs a livegraft command with `--json` and insists on JSON.
 pub fn livegraft(arguments: &[&str]) -> Outcome {
-    let mut all = arguments.to_vec();
-    all.push("--json");
+    // First: what follows `--` is a command of its own.
+    let all = [&["--json"], arguments].concat();
     let outcome = start(&all, None).finish();
     assert!(!outcome.json.is_null(), "no JSON document: {outcome}");
     outcome

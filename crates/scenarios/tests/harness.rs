@@ -66,6 +66,7 @@ fn programs_are_well_when_left_alone() {
         "musl_unwinder",
         "scarce",
         "recovered",
+        "built",
         "ifunc",
         "ifunc_own",
     ];

@@ -1,0 +1,9 @@
+#define ADDED 1
+
+struct sum {
+	int of, and;
+};
+
+int ask(int x);
+int counted(void);
+int other_ask(int x);
