@@ -58,6 +58,12 @@ impl Task {
             .to_owned()
     }
 
+    /// Its number as it sees it itself: in the innermost namespace.
+    pub fn own_number(&self) -> Option<u32> {
+        let numbers = status_field(&self.dir(), "NSpid")?;
+        numbers.split_ascii_whitespace().next_back()?.parse().ok()
+    }
+
     /// Whether it is still there, and no other task has its number.
     fn is_there(&self) -> bool {
         fs::symlink_metadata(self.dir()).is_ok_and(|metadata| metadata.ino() == self.inode)

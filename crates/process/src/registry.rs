@@ -15,7 +15,7 @@ pub const INITIAL: u64 = 16 * 1024;
 pub const MAPPING: &str = "/memfd:livegraft";
 
 const MAGIC: [u8; 8] = *b"LIVEGRFT";
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 const SELECTOR: u64 = 16;
 const DESCRIPTORS: [u64; 2] = [32, 80];
 const HEADER: u64 = 128;

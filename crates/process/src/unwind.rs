@@ -63,6 +63,11 @@ impl Frame {
             self.pc.wrapping_sub(1)
         }
     }
+
+    /// Whether another stack may lie in a variable of it, so that what looks dead there may be returned to.
+    pub fn may_host_a_stack(&self) -> bool {
+        self.high.wrapping_sub(self.low) > LARGEST_CERTAIN
+    }
 }
 
 /// A frame that is larger may host another stack in a variable of its own (a coroutine's), and what looks dead there

@@ -25,6 +25,7 @@ fn programs_are_well_when_left_alone() {
         "objects",
         "entries",
         "deadword",
+        "pinned",
         "sleeper",
         "eintr",
         "rendezvous",

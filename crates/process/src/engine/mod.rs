@@ -16,6 +16,7 @@ mod limits;
 mod load;
 mod operations;
 mod padding;
+mod pinned;
 mod plan;
 mod pool;
 mod pun;

@@ -5,8 +5,9 @@
 //! transition lasted, whoever was at work then, and may have a task in it; only what lies behind it is handed out.
 
 use super::door::{at_call, until};
+use super::pinned::MOST_PINS;
 use super::{Engine, table_bytes};
-use crate::arch::{self, AtCall, PAGE, SWITCH_HEADER, SwitchHeader};
+use crate::arch::{self, AtCall, PAGE, Pin, SWITCH_HEADER, SwitchHeader};
 use crate::error::Error;
 use crate::stack::{CodeRange, Hit, Ranges};
 use crate::state::{Leaving, Purpose, Region};
@@ -16,6 +17,11 @@ use std::io;
 
 const MAGIC: u64 = 0x6c69_7665_6772_6166;
 const ALIGN: u64 = 64;
+const NO_PIN: Pin = Pin {
+    at: 0,
+    word: 0,
+    dead: false,
+};
 
 /// The code of a version.
 struct Code<'a> {
@@ -123,7 +129,10 @@ impl Engine {
 
     /// Makes the pool large enough for `tasks` more private tables.
     pub(super) fn grow_pool(&mut self, tasks: u64, ranges: u64) -> Result<(), Error> {
-        let cell = table_bytes(self.state.entries.len() as u64).next_multiple_of(ALIGN);
+        let pins = arch::pins(&[NO_PIN; MOST_PINS]).len() as u64;
+        let cell = table_bytes(self.state.entries.len() as u64)
+            .saturating_add(pins)
+            .next_multiple_of(ALIGN);
         let bytes = cell
             .saturating_mul(tasks.saturating_add(4))
             .saturating_add(ranges.saturating_mul(16))
@@ -159,14 +168,15 @@ impl Engine {
         Ok(Some(address))
     }
 
-    /// Makes a private copy of `from`'s table for a task on `stack`; returns its gs base, or `None` when the pool must
-    /// grow first.
+    /// Makes a private copy of `from`'s table for a task on `stack`, with the `pins` that tell it which words there are
+    /// dead; returns its gs base, or `None` when the pool must grow first.
     pub(super) fn private_table(
         &mut self,
         from: UniverseId,
         to: UniverseId,
         stack: (u64, u64),
         ranges: (u64, u64),
+        pins: &[Pin],
     ) -> Result<Option<u64>, Error> {
         let Some(gs_to) = self.gs_of(to) else {
             return Ok(None);
@@ -182,13 +192,18 @@ impl Engine {
                 place.0 = thunk;
             }
         }
-        let bytes = table_bytes(slots.len() as u64);
-        let Some(start) = self.pool_alloc(bytes)? else {
+        let mut whole = arch::pins(pins);
+        let above = (whole.len() as u64).next_multiple_of(ALIGN);
+        whole.splice(0..0, vec![0; above as usize - whole.len()]);
+        let bytes = table_bytes(slots.len() as u64).saturating_add(above);
+        let Some(first) = self.pool_alloc(bytes)? else {
             return Ok(None);
         };
+        let start = first + above;
         let table = start + SWITCH_HEADER;
         let header = SwitchHeader {
             armed: true,
+            pins: pins.len() as u16,
             gs_to: match at_call() {
                 AtCall::Switch => gs_to,
                 AtCall::Wait => until(),
@@ -201,9 +216,9 @@ impl Engine {
             to: to.0,
             magic: magic_of(start),
         };
-        let mut whole = arch::header(&header).to_vec();
+        whole.extend_from_slice(&arch::header(&header));
         whole.extend_from_slice(&arch::table(&slots));
-        self.write(start, &whole)?;
+        self.write(first, &whole)?;
         Ok(table.checked_sub(self.state.low))
     }
 

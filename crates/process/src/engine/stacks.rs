@@ -174,11 +174,13 @@ impl Engine {
     ///
     /// Every stack is littered with return addresses into the dynamic loader's resolver, one for each function that was
     /// looked up. They are dead in frames of any size: no coroutine is switched away from in the middle of a lookup.
-    pub(super) fn dismiss_dead(&mut self, regs: &Registers, hits: &mut Vec<Hit>) {
-        if !hits.is_empty() && may_be_dead(hits) && self.unwinder.is_some() {
-            let stack = self.unwind(regs);
-            self.dismiss(&stack, hits);
+    pub(super) fn dismiss_dead(&mut self, regs: &Registers, hits: &mut Vec<Hit>) -> Stack {
+        if hits.is_empty() || !may_be_dead(hits) || self.unwinder.is_none() {
+            return Stack::default();
         }
+        let stack = self.unwind(regs);
+        self.dismiss(&stack, hits);
+        stack
     }
 
     /// The same for a stack that is unwound.

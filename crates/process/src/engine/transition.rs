@@ -2,8 +2,9 @@
 
 use super::Engine;
 use super::door::{self, at_call, has_no_clock};
+use super::pinned::{Pins, Seeming, Unproven};
 use super::together::Sighting;
-use crate::arch::AtCall;
+use crate::arch::{AtCall, Pin};
 use crate::boost;
 use crate::error::Error;
 use crate::process::Task;
@@ -25,6 +26,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_INTERVAL: Duration = Duration::from_millis(200);
 /// See [`Convergence::free_from_stub`].
 const MOST_IN_STUB: u32 = 4;
+/// After time has run out, functions are looked at so many times at the most, so that a task can be told to switch itself.
+const MOST_LATE_LESSONS: u32 = 4;
 /// One that can't switch itself must be met at a good moment: without `wrgsbase` nobody can, and one that has dead words
 /// on its stack can't tell them from live ones.
 const SHORT_INTERVAL: Duration = Duration::from_millis(1);
@@ -66,7 +69,7 @@ struct Seen {
 /// Whether there are dead words among those that seemed to hold a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dead {
-    /// Its stack can't be unwound yet.
+    /// Its stack can't be unwound yet, or its functions have not been looked at yet.
     Unknown,
     None,
     Some,
@@ -118,6 +121,9 @@ pub(super) struct Convergence<'a> {
     waiting: HashMap<Task, u64>,
     kept_waiting: Instant,
     pause: Duration,
+    pins: Pins,
+    /// How often functions have been looked at for that.
+    learned: u32,
 }
 
 impl Engine {
@@ -159,6 +165,8 @@ impl Engine {
             waiting: HashMap::new(),
             kept_waiting: Instant::now(),
             pause: SHORTEST_PAUSE,
+            pins: Pins::default(),
+            learned: 0,
         };
         let outcome = converge(&mut convergence, to, open.forced)?;
         let mut converged = Converged {
@@ -246,6 +254,16 @@ impl Engine {
 }
 
 impl Convergence<'_> {
+    /// Until time runs out.
+    fn left(&self) -> Option<Duration> {
+        let at = self.deadline?;
+        Some(at.saturating_duration_since(Instant::now()))
+    }
+
+    fn is_late(&self) -> bool {
+        self.left() == Some(Duration::ZERO)
+    }
+
     fn blocked(&self, task: Task, visit: &Visit) -> Blocked {
         let seen = self.seen.get(&task);
         let hit = seen.and_then(|seen| seen.hit);
@@ -281,13 +299,29 @@ impl Convergence<'_> {
     }
 
     /// Gives a stopped task a private table. Without room in the pool it stays as it is.
-    fn arm(&mut self, from: UniverseId, stack: (u64, u64)) -> Result<Option<u64>, Error> {
+    fn arm(
+        &mut self,
+        from: UniverseId,
+        stack: (u64, u64),
+        pins: &[Pin],
+    ) -> Result<Option<u64>, Error> {
         let gs = match self.placed(from)? {
-            Some(ranges) => self.engine.private_table(from, self.to, stack, ranges)?,
+            Some(ranges) => {
+                let to = self.to;
+                self.engine.private_table(from, to, stack, ranges, pins)?
+            }
             None => None,
         };
         self.pool_short |= gs.is_none();
         Ok(gs)
+    }
+
+    /// Whether there are dead words of which the task has not been told.
+    fn dead(&self, task: Task, all: &[Hit], live: &[Hit]) -> Dead {
+        match self.pins.knows(task, all, live) {
+            true => Dead::None,
+            false => Dead::Some,
+        }
     }
 
     fn remember(
@@ -448,16 +482,14 @@ impl Target for Convergence<'_> {
             self.remember(task, None, (0, 0), false, true, Dead::None);
             return Ok(Visit::Unstoppable);
         };
-        let all = found.hits.len();
-        self.engine.dismiss_dead(&regs, &mut found.hits);
+        let all = found.hits.clone();
+        let stack = self.engine.dismiss_dead(&regs, &mut found.hits);
         let on_stack = found.hits.iter().all(|hit| hit.stack.is_some());
-        let dead = if all > 0 && on_stack && self.engine.unwinder.is_none() {
+        let mut dead = if !all.is_empty() && on_stack && self.engine.unwinder.is_none() {
             self.must_unwind = true;
             Dead::Unknown
-        } else if found.hits.len() < all {
-            Dead::Some
         } else {
-            Dead::None
+            self.dead(task, &all, &found.hits)
         };
         let look = Look {
             holds_replaced: !found.hits.is_empty(),
@@ -472,18 +504,38 @@ impl Target for Convergence<'_> {
                     return Ok(Visit::Gone);
                 }
             }
-            // What is dead on its stack would keep it from switching itself.
-            Verdict::Arm if dead != Dead::None => carried_out = Verdict::Again,
+            Verdict::Arm if dead == Dead::Unknown => carried_out = Verdict::Again,
             Verdict::Arm if !self.can_switch && self.must_not_wait(task) => {}
-            Verdict::Arm => match self.arm(from, found.stack)? {
-                Some(gs) => {
-                    if stopped.set_gs_base(gs).is_err() {
-                        return Ok(Visit::Gone);
+            Verdict::Arm => {
+                let all = Seeming {
+                    task,
+                    regs: &regs,
+                    bounds: found.stack,
+                    hits: &all,
+                };
+                match self.pins.for_task(self.engine, &all, stack) {
+                    Ok(pins) => match self.arm(from, found.stack, &pins)? {
+                        Some(gs) => {
+                            if stopped.set_gs_base(gs).is_err() {
+                                return Ok(Visit::Gone);
+                            }
+                            self.waiting.insert(task, gs);
+                            self.pins.told(task, &pins);
+                            dead = self.dead(task, all.hits, &found.hits);
+                        }
+                        None => carried_out = Verdict::Again,
+                    },
+                    // What is dead would keep it from switching itself.
+                    Err(unproven) => {
+                        carried_out = Verdict::Again;
+                        dead = match unproven {
+                            Unproven::Yet => Dead::Unknown,
+                            Unproven::Ever => Dead::Some,
+                        };
+                        self.must_unwind |= self.engine.unwinder.is_none();
                     }
-                    self.waiting.insert(task, gs);
                 }
-                None => carried_out = Verdict::Again,
-            },
+            }
             Verdict::Again => self.free_from_stub(task, standing, regs.gs_base)?,
             Verdict::Wait => drop(self.waiting.insert(task, regs.gs_base)),
             Verdict::Settled => {}
@@ -540,6 +592,11 @@ impl Target for Convergence<'_> {
             // However long that takes: before time runs out whoever is held shall be told to switch itself, and was not.
             boost::adapt_priority();
             self.engine.prepare_unwinds()?;
+        } else if self.pins.must_learn() && (self.learned < MOST_LATE_LESSONS || !self.is_late()) {
+            // The same.
+            self.learned += 1;
+            boost::adapt_priority();
+            self.pins.learn(self.engine)?;
         } else if std::mem::take(&mut self.pool_short) {
             let ranges: usize = self
                 .watched
@@ -549,9 +606,7 @@ impl Target for Convergence<'_> {
                 + self.engine.gadgets.restorers.len();
             self.engine.grow_pool(busy as u64 + 1, ranges as u64)?;
         } else {
-            let left = self
-                .deadline
-                .map(|at| at.saturating_duration_since(Instant::now()));
+            let left = self.left();
             if left == Some(Duration::ZERO) {
                 return Ok(Pause::Expired);
             }

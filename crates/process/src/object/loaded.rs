@@ -371,6 +371,12 @@ impl LoadedObject {
         })
     }
 
+    /// The stretch of its code (avma) with call frame information of its own that an address lies in.
+    pub fn stretch_at(&self, avma: u64) -> Option<Range<u64>> {
+        let range = self.frames()?.at(self.svma(avma))?;
+        Some(self.avma(range.start)..self.avma(range.end))
+    }
+
     /// The exact range (avma) of the function whose symbol contains an address.
     pub fn function_range(&self, avma: u64) -> Option<Range<u64>> {
         let svma = self.svma(avma);

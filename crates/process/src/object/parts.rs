@@ -271,10 +271,7 @@ impl LoadedObject {
 
     /// The function's range (avma) as its symbol or its call frame information has it.
     pub(super) fn code_around(&self, avma: u64) -> Option<Range<u64>> {
-        self.function_range(avma).or_else(|| {
-            let range = self.frames()?.at(self.svma(avma))?;
-            Some(self.avma(range.start)..self.avma(range.end))
-        })
+        self.function_range(avma).or_else(|| self.stretch_at(avma))
     }
 
     /// At most `limit` bytes of code at an address (avma).

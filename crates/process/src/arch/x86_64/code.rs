@@ -8,7 +8,8 @@
 //! Where `wrgsbase` is not to be had, the stub waits a moment instead of switching, at a place where whoever visits the
 //! task can move it: see [`AtCall::Wait`].
 //!
-//! The switch header lies right below a table, at `A - 64` seen through gs. That of an ordinary table is all zeros.
+//! The switch header lies right below a table, at `A - 64` seen through gs. That of an ordinary table is all zeros. Below
+//! that of a private one lie its pins: the words on the stack that are dead, and what proves that they still are.
 
 use super::SLOT_BYTES;
 use crate::sys::Registers;
@@ -34,6 +35,12 @@ const STACK_LOW: i64 = -48;
 const STACK_HIGH: i64 = -40;
 const RANGES: i64 = -32;
 const RANGE_COUNT: i64 = -24;
+/// Bytes of the pins, in a byte of the header's first word.
+const PIN_BYTES: i64 = ARMED + 2;
+/// Bytes of one.
+const PIN: u64 = 16;
+/// In a pin's address: the word is dead. (All are multiples of eight.)
+const DEAD: u64 = 1;
 
 /// Where in a thunk its call of the stub returns to.
 const AFTER_CALL: u64 = 10;
@@ -48,6 +55,8 @@ const SAVED: usize = 9;
 pub struct SwitchHeader {
     /// The task may switch itself. One byte, so that it can be taken back while the stub runs.
     pub armed: bool,
+    /// How many pins lie below the header.
+    pub pins: u16,
     /// The gs base of the universe to switch to, or how long the task waits, see [`AtCall`].
     pub gs_to: u64,
     /// The stack that was seen: addresses from here ...
@@ -66,10 +75,30 @@ pub struct SwitchHeader {
     pub magic: u64,
 }
 
+/// One step of the proof that a word on a task's stack is dead. They are gone through in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin {
+    /// The word's address, a multiple of eight.
+    pub at: u64,
+    /// What it holds.
+    pub word: u64,
+    /// What is to be done with it.
+    pub dead: bool,
+}
+
+/// The pins as they lie in memory, up to a header. One that is not `dead` must hold its word, or nothing is proven by those
+/// that follow; one that is dead need not be minded while it holds its word.
+pub fn pins(pins: &[Pin]) -> Vec<u8> {
+    pins.iter()
+        .flat_map(|pin| [pin.at | (u64::from(pin.dead) * DEAD), pin.word])
+        .flat_map(u64::to_le_bytes)
+        .collect()
+}
+
 /// The header as it lies in memory.
 pub fn header(header: &SwitchHeader) -> [u8; SWITCH_HEADER as usize] {
     let words = [
-        u64::from(header.armed),
+        u64::from(header.armed) | (u64::from(header.pins) * PIN) << 16,
         header.gs_to,
         header.stack_low,
         header.stack_high,
@@ -106,6 +135,7 @@ pub fn decode_header(bytes: &[u8; SWITCH_HEADER as usize]) -> SwitchHeader {
     ] = words;
     SwitchHeader {
         armed: armed & 0xff == 1,
+        pins: ((armed >> 16 & 0xffff) / PIN) as u16,
         gs_to,
         stack_low,
         stack_high,
@@ -227,6 +257,9 @@ pub fn stub(low: u64, at_call: AtCall) -> Result<Stub, IcedError> {
         a.create_label(),
     );
 
+    let (mut found, mut pin, mut dead) = (a.create_label(), a.create_label(), a.create_label());
+    let pins = low.wrapping_sub(SWITCH_HEADER) as i32;
+
     a.pushfq()?;
     for register in saved {
         a.push(register)?;
@@ -261,12 +294,33 @@ pub fn stub(low: u64, at_call: AtCall) -> Result<Stub, IcedError> {
     a.cmp(rax, qword_ptr(r8 + r11))?;
     a.jbe(left)?;
     a.cmp(rax, qword_ptr(r8 + r11 + 8))?;
-    a.jbe(out)?;
+    a.jbe(found)?;
     a.lea(rcx, qword_ptr(r10 + 1))?;
     a.jmp(search)?;
     a.set_label(&mut left)?;
     a.mov(rdx, r10)?;
     a.jmp(search)?;
+    // The word at rsi, in rax, is one of those. It may be dead: rcx goes through the pins, up to the header.
+    a.set_label(&mut found)?;
+    a.movzx(ecx, word_ptr(low.wrapping_add_signed(PIN_BYTES)).gs())?;
+    a.neg(rcx)?;
+    a.set_label(&mut pin)?;
+    a.test(rcx, rcx)?;
+    a.je(out)?;
+    a.mov(r10, qword_ptr(rcx + pins).gs())?;
+    a.mov(r11, qword_ptr(rcx + (pins + 8)).gs())?;
+    a.add(rcx, PIN as i32)?;
+    a.test(r10b, DEAD as i32)?;
+    a.jne(dead)?;
+    a.cmp(qword_ptr(r10), r11)?;
+    a.jne(out)?;
+    a.jmp(pin)?;
+    a.set_label(&mut dead)?;
+    a.cmp(r11, rax)?;
+    a.jne(pin)?;
+    a.dec(r10)?;
+    a.cmp(r10, rsi)?;
+    a.jne(pin)?;
     a.set_label(&mut next)?;
     a.add(rsi, 8)?;
     a.cmp(rsi, rdi)?;
@@ -327,13 +381,15 @@ mod tests {
         for instruction in decoder {
             assert!(!instruction.is_invalid());
             if instruction.segment_prefix() == iced_x86::Register::GS {
-                assert_eq!(
-                    instruction.memory_base(),
-                    iced_x86::Register::None,
-                    "{instruction}"
-                );
                 let place = instruction.memory_displacement64();
-                assert!((0x1234_0000..0x1234_0040).contains(&place), "{instruction}");
+                let header = match instruction.memory_base() {
+                    iced_x86::Register::None => 0..0x40,
+                    // The pins, from what is left of them.
+                    iced_x86::Register::RCX => 0..0x10,
+                    base => panic!("{base:?}: {instruction}"),
+                };
+                let header = 0x1234_0000 + header.start..0x1234_0000 + header.end;
+                assert!(header.contains(&place), "{instruction}");
             }
         }
     }
@@ -372,6 +428,7 @@ mod tests {
     fn header_reads_back() {
         let wanted = SwitchHeader {
             armed: true,
+            pins: 24,
             gs_to: 1,
             stack_low: 2,
             stack_high: 3,
@@ -382,5 +439,12 @@ mod tests {
             magic: 8,
         };
         assert_eq!(decode_header(&header(&wanted)), wanted);
+        let taken_back = SwitchHeader {
+            armed: false,
+            ..wanted
+        };
+        let mut bytes = header(&wanted);
+        bytes[0] = 0;
+        assert_eq!(decode_header(&bytes), taken_back);
     }
 }

@@ -1,6 +1,7 @@
 //! x86-64: universes through `%gs`, entries through `jmp rel32`.
 
 mod code;
+mod depth;
 mod entry;
 mod flow;
 mod frame;
@@ -10,9 +11,10 @@ mod switch;
 mod syscall;
 
 pub use code::{
-    AtCall, CELL, STUB_AREA, SWITCH_HEADER, SwitchHeader, THUNK, THUNK_LEN, TRAMPOLINE,
-    WAITING_WORDS, before_waiting, cell, decode_header, header, stub, table, trampoline,
+    AtCall, CELL, Pin, STUB_AREA, SWITCH_HEADER, SwitchHeader, THUNK, THUNK_LEN, TRAMPOLINE,
+    WAITING_WORDS, before_waiting, cell, decode_header, header, pins, stub, table, trampoline,
 };
+pub use depth::{Callee, Depths, LARGEST_FUNCTION, Site as CallSite, calls_nothing, depths};
 pub use entry::{
     CLAIM, Continuation, Edit, NotRedirectable, Rewrite, Site, all_nops, continuation, ends,
     last_return_address, leads_back, padding_after, padding_before, pun_edit, pun_target, rewrite,
