@@ -13,12 +13,15 @@ const PROGRAM: &str = r#"
 #include <alloca.h>
 #include <setjmp.h>
 #include <string.h>
-extern int one(int), seven(int, int, int, int, int, int, int, ...);
-extern void fill(void *, int), (*hook)(int);
+#define ALONE __attribute__((noinline))
+extern ALONE int one(int);
+extern ALONE void fill(void *, int);
+extern void (*hook)(int);
 extern int (*const *hooks)(int);
 int plain(int x) { char text[64]; fill(text, x); x += one(x); one(x); return text[x & 63] + one(2); }
 int loops(int x) { int sum = 0; for (int i = 0; i < x; i++) sum += one(i) + plain(sum); return sum; }
-int arguments(int x) { one(x); return seven(1, 2, 3, 4, 5, 6, 7, 8, x) + one(x); }
+int snprintf(char *, unsigned long, const char *, ...);
+int arguments(int x) { char text[64]; fill(text, x); snprintf(text, 64, "", 4, 5, 6, 7, 8, x); return text[0] + one(x); }
 int allocates(int x) { char *text = alloca(x); fill(text, x); return text[0] + one(x); }
 int array(int x) { char text[x]; fill(text, x); return text[0] + one(x); }
 int aligned(int x) { _Alignas(64) char text[64]; fill(text, x); return text[0] + one(x); }
@@ -35,8 +38,8 @@ int jumps(int x) {
 static jmp_buf place;
 int twice(int x) { if (setjmp(place)) return one(3) + 1; return one(x) + 2; }
 int main(void) { return 0; }
-int one(int x) { return x; } void fill(void *at, int x) { memset(at, x, 1); }
-int seven(int a, int b, int c, int d, int e, int f, int g, ...) { return a + b + c + d + e + f + g; }
+int one(int x) { __asm__ volatile(""); return x; }
+void fill(void *at, int x) { __asm__ volatile(""); memset(at, x, 1); }
 void (*hook)(int); int (*const *hooks)(int);
 "#;
 

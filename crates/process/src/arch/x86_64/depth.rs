@@ -87,7 +87,7 @@ struct Walk<'a> {
     bodies: &'a [(u64, Vec<u8>)],
     steps: BTreeMap<u64, Step>,
     calls: BTreeMap<u64, (u64, Callee, Point)>,
-    switches: Vec<Point>,
+    switches: BTreeMap<u64, Point>,
     work: Vec<(u64, Point)>,
     infos: InstructionInfoFactory,
 }
@@ -104,21 +104,28 @@ pub fn depths(entry: u64, bodies: &[(u64, Vec<u8>)]) -> Option<Depths> {
         bodies,
         steps: BTreeMap::new(),
         calls: BTreeMap::new(),
-        switches: Vec::new(),
+        switches: BTreeMap::new(),
         work: Vec::from([(entry, Point { sp: 0, bp: None })]),
         infos: InstructionInfoFactory::new(),
     };
     walk.follow()?;
     let mut opaque = !walk.switches.is_empty();
     let mut cursor = (0, 0);
+    let mut begun = Vec::new();
     while let Some(at) = walk.unreached(&mut cursor)? {
         opaque = true;
+        begun.push(at);
         let point = walk.usual()?;
         walk.work.push((at, point));
         walk.follow()?;
     }
-    if opaque {
-        walk.usual()?;
+    // What came to be known later holds for what was begun before as well.
+    let mut usual = None;
+    while opaque && usual != Some(walk.usual()?) {
+        let point = walk.usual()?;
+        usual = Some(point);
+        walk.work.extend(begun.iter().map(|&at| (at, point)));
+        walk.follow()?;
     }
     let sites = walk.calls.iter().map(|(&back, &(at, to, point))| {
         let site = Site {
@@ -151,11 +158,17 @@ impl Walk<'_> {
     }
 
     fn follow(&mut self) -> Option<()> {
-        while let Some((at, point)) = self.work.pop() {
-            match self.steps.get(&at) {
-                Some(step) if step.before == point => continue,
-                Some(_) => return None,
-                None => {}
+        while let Some((at, mut point)) = self.work.pop() {
+            if let Some(step) = self.steps.get(&at) {
+                let before = step.before;
+                if before.sp != point.sp {
+                    return None;
+                }
+                if before.bp.is_none() || before.bp == point.bp {
+                    continue;
+                }
+                // Two paths meet with two values.
+                point.bp = None;
             }
             let instruction = self.decode(at)?;
             let after = self.after(&instruction, point)?;
@@ -203,7 +216,7 @@ impl Walk<'_> {
             FlowControl::UnconditionalBranch => Vec::from([jump(self)?]),
             FlowControl::ConditionalBranch => Vec::from([jump(self)?, next_ip]),
             FlowControl::IndirectBranch if self.is_switch(instruction) => {
-                self.switches.push(after);
+                self.switches.insert(instruction.ip(), after);
                 Vec::new()
             }
             FlowControl::Return if matches!(instruction.code(), Code::Retnq) && before.sp == 0 => {
@@ -330,9 +343,15 @@ impl Walk<'_> {
     /// The stack as all calls and all switches find it.
     fn usual(&self) -> Option<Point> {
         let calls = self.calls.values().map(|&(_, _, point)| point);
-        let mut points = calls.chain(self.switches.iter().copied());
-        let first = points.next()?;
-        points.all(|point| point == first).then_some(first)
+        let mut points = calls.chain(self.switches.values().copied());
+        let mut usual = points.next()?;
+        for point in points {
+            if point.sp != usual.sp {
+                return None;
+            }
+            usual.bp = usual.bp.filter(|_| point.bp == usual.bp);
+        }
+        Some(usual)
     }
 
     /// The first instruction that no path has led to yet, apart from what fills gaps, not before `at` in the body with
