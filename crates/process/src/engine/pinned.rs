@@ -19,7 +19,7 @@
 use super::Engine;
 use crate::arch::{self, CallSite, Callee, Depths, LARGEST_FUNCTION, Pin};
 use crate::error::Error;
-use crate::object::{LoadedObject, Objects};
+use crate::object::{LoadedObject, Mapping, Objects};
 use crate::process::Task;
 use crate::stack::{Hit, MOST_HITS};
 use crate::sys::Registers;
@@ -83,6 +83,8 @@ pub(super) struct Pins {
     places: HashMap<u64, Option<Place>>,
     functions: HashMap<u64, Option<Rc<Depths>>>,
     wanted: RefCell<Vec<Vec<Frame>>>,
+    /// The code that was mapped then.
+    mapped: Vec<Mapping>,
     /// Where `__libc_start_main` is.
     start: Option<u64>,
     /// The dead words that tasks which switch themselves have been told of.
@@ -242,7 +244,16 @@ impl Pins {
 
     /// Looks at the functions of the stacks that were seen. Takes milliseconds, so that it must not be done while a task
     /// stands still.
-    pub(super) fn learn(&mut self, engine: &Engine) -> Result<(), Error> {
+    pub(super) fn learn(&mut self, engine: &mut Engine) -> Result<(), Error> {
+        engine.refresh_maps()?;
+        // Other code may have come to the place of what was looked at.
+        let mapped = engine.maps.iter().filter(|mapping| mapping.exec);
+        let mapped: Vec<Mapping> = mapped.cloned().collect();
+        if self.mapped != mapped {
+            self.places.clear();
+            self.functions.clear();
+            self.mapped = mapped;
+        }
         let objects = engine.mapped_objects()?;
         let library = objects.iter().find(|object| is_glibc(object));
         self.start = library.and_then(|library| {
