@@ -59,6 +59,7 @@ fn programs_are_well_when_left_alone() {
         "cpp",
         "burner",
         "symbols",
+        "diff",
         "rust_in_rust",
         "rust_in_c",
         "backtrace",

@@ -277,15 +277,51 @@ fn without_number(ins: &mut Instruction) -> Option<u32> {
     }
 }
 
-/// Whether two functions do the same but for registers and moves between them and the stack.
-pub(super) fn same_but_registers(a: &Code, b: &Code) -> bool {
+/// Whether two functions do the same, with the same numbers and references, but for registers and moves between them
+/// and the stack.
+pub(super) fn same_but_registers(pair: &Pair<'_, '_>, a: &Code, b: &Code) -> bool {
     use Mnemonic::{Lea, Mov, Movsxd, Pop, Push, Xchg};
-    let rest = |code: &Code| -> Vec<Mnemonic> {
-        let mnemonics = code.steps.iter().map(|s| s.ins.mnemonic());
-        let stack = |s: &Step| s.ins.op0_register() == Register::RSP;
-        let moves = |m: &Mnemonic| !matches!(m, Mov | Movsxd | Push | Pop | Xchg | Lea);
-        let pairs = mnemonics.zip(&code.steps).filter(|(_, s)| !stack(s));
-        pairs.map(|(m, _)| m).filter(moves).collect()
+    let numbers = |ins: &Instruction| -> Option<u64> {
+        let operand = ins.op_count().checked_sub(1)?;
+        ins.try_immediate(operand).ok()
     };
-    rest(a) == rest(b)
+    let rest = |code: &Code| -> Vec<(Mnemonic, Option<u64>)> {
+        let kept = code.steps.iter().filter(|s| {
+            let moves = matches!(s.ins.mnemonic(), Mov | Movsxd | Push | Pop | Xchg | Lea);
+            let stack = s.ins.op0_register() == Register::RSP;
+            !stack && !(moves && numbers(&s.ins).is_none())
+        });
+        let branch = |i: &Instruction| if is_near_branch(i) { None } else { numbers(i) };
+        kept.map(|s| (s.ins.mnemonic(), branch(&s.ins))).collect()
+    };
+    let fields = |module: &Module<'_>, code: &Code| -> Option<Vec<Meaning>> {
+        let mut all = Vec::new();
+        for step in &code.steps {
+            all.extend(code.fields(module, step)?.iter().map(|f| f.meaning));
+        }
+        Some(all)
+    };
+    let (Some(x), Some(y)) = (fields(pair.old, a), fields(pair.new, b)) else {
+        return false;
+    };
+    let mut both = x.iter().zip(&y);
+    rest(a) == rest(b) && x.len() == y.len() && both.all(|(x, y)| pair.same(*x, *y, None, None))
+}
+
+/// The functions of the object that a function calls.
+pub(super) fn callees<'c>(
+    module: &'c Module<'_>,
+    code: &'c Code,
+) -> impl Iterator<Item = usize> + 'c {
+    let calls = code.steps.iter().filter(|s| s.ins.is_call_near());
+    calls.filter_map(|step| {
+        let fields = code.fields(module, step)?;
+        let to = fields
+            .first()
+            .map_or_else(|| code.branch(module, step), |f| f.meaning);
+        match to {
+            Meaning::Item(item, 0) => Some(item),
+            _ => None,
+        }
+    })
 }

@@ -163,16 +163,12 @@ impl State<'_, '_, '_> {
             code::decode(pair.old, old)?,
             code::decode(pair.new, number)?,
         );
-        if !code::same_but_registers(&a, &b) {
+        if !code::same_but_registers(pair, &a, &b) {
             return None;
         }
-        let relas = pair.new.relas_of(pair.new.item(number)?);
-        relas.iter().find_map(|rela| match meant(pair.new, rela) {
-            Meaning::Item(to, 0) if to != number && differs.contains_key(&to) => {
-                pair.new.item(to).map(|i| i.name.clone())
-            }
-            _ => None,
-        })
+        let mut callees = code::callees(pair.new, &b);
+        let callee = callees.find(|to| *to != number && differs.contains_key(to))?;
+        pair.new.item(callee).map(|i| i.name.clone())
     }
 
     /// A function and the parts that were split off it go together.
