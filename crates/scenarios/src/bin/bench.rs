@@ -20,7 +20,7 @@ fn main() {
     );
     println!("| what | livegraft | beside it, in the same run | ratio | asked |");
     println!("|---|---|---|---|---|");
-    let parts: [(&str, fn()); 8] = [
+    let parts: [(&str, fn()); 9] = [
         ("stop", longest_stop),
         ("heartbeat", || {
             heartbeat("1000", "beats every millisecond");
@@ -32,6 +32,7 @@ fn main() {
         ("wide", wide),
         ("memory", memory),
         ("redis", redis),
+        ("diff", compare_objects),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     for (name, measure) in parts {
@@ -390,4 +391,65 @@ fn redis() {
         Some(median(patching) / median(alone)),
         "at most 1.05",
     );
+}
+
+/// Two objects of a megabyte, with one line changed: the whole command, and with debug information for which it looks only
+/// where something differs.
+fn compare_objects() {
+    for (debug, asked) in [("-g0", "under 50 ms"), ("-g", "")] {
+        let dir = livegraft_scenarios::compile::out_dir();
+        let functions = if debug == "-g" { 350 } else { 640 };
+        let objects = [7, 8].map(|number| {
+            let source = dir.join(format!("large{number}.c"));
+            std::fs::write(&source, large_source(functions, number)).expect("it can be written");
+            let object = source.with_extension("o");
+            let status = std::process::Command::new("gcc")
+                .args(["-O2", debug, "-ffunction-sections", "-fdata-sections", "-c"])
+                .arg(&source)
+                .arg("-o")
+                .arg(&object)
+                .status();
+            assert!(status.is_ok_and(|status| status.success()));
+            object
+        });
+        let size = std::fs::metadata(&objects[0]).map_or(0, |m| m.len());
+        let words = objects
+            .each_ref()
+            .map(|o| o.to_str().expect("a path in UTF-8"));
+        let extract = dir.join("large.extract.o");
+        let extract = extract.to_str().expect("a path in UTF-8");
+        let times = |words: &[&str], code: i32| {
+            let run = |_| cli::livegraft(words).expect(code).elapsed.as_secs_f64() * 1e3;
+            median((0..15).map(run).collect())
+        };
+        let changed = times(&["diff", words[0], words[1], "-o", extract], 0);
+        let same = times(&["diff", words[0], words[0]], 1);
+        row(
+            &format!(
+                "`diff -o` of two objects of {:.2} MB ({debug}), one function changed",
+                size as f64 / 1e6
+            ),
+            format!("{changed:.1} ms"),
+            format!("the same object twice: {same:.1} ms"),
+            None,
+            asked,
+        );
+    }
+}
+
+fn large_source(functions: usize, number: usize) -> String {
+    let mut text =
+        "#include <stdio.h>\nint other(int);\nstruct item { int a, b; struct item *next; };\n"
+            .to_owned();
+    for n in 0..functions {
+        let constant = if n == functions / 2 { number } else { 3 };
+        text += &format!(
+            "static int state_{n};\n__attribute__((noinline)) int function_{n}(struct item *i, int x)\n{{\n\
+             \tstatic int count;\n\tcount += x * {constant};\n\
+             \tswitch (x) {{ case 0: return other(1); case 1: puts(\"text {n}\"); break; case 2: return i->b;\n\
+             \tcase 3: return other(x + 2); case 4: state_{n}++; break; case 5: return other(9) ^ 5; }}\n\
+             \tfor (; i; i = i->next) x += other(i->a) + count;\n\treturn x / 7 + state_{n};\n}}\n"
+        );
+    }
+    text
 }
