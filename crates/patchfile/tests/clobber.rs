@@ -66,6 +66,42 @@ fn a_caller_that_keeps_values_over_a_local_leaf() {
 }
 
 #[test]
+fn a_caller_that_is_replaced_too() {
+    let bench = Bench::new();
+    let target = bench.target("gcc", "-O2", LEAF);
+    let both = "#include <livepatch.h>
+#include <stdio.h>
+extern int leaf(int);
+static int lp_leaf(int x) { printf(\"leaf %d\\n\", x); return x * 3 + 2; }
+static int lp_caller(int a, int b, int c, int d) { return leaf(a) + b * c - d; }
+static struct klp_func funcs[] = { { .old_name = \"leaf\", .new_func = lp_leaf },
+\t{ .old_name = \"caller\", .new_func = lp_caller }, { } };
+static struct klp_object objs[] = { { .funcs = funcs }, { } };
+static struct klp_patch patch = { .objs = objs };
+KLP_PATCH(patch);
+";
+    assert!(bench.pack("gcc", "-O2 -fPIC", both, &target).is_ok());
+    // The caller of a caller that is not replaced still counts.
+    let middle = LEAF
+        .replace("static int caller", "static int middle(int a) { return leaf(a) + 5; }\n__attribute__((noinline)) static int caller")
+        .replace("return leaf(a) + b", "return middle(a) + b");
+    let target = bench.target("gcc", "-O2", &middle);
+    let both = both
+        .replace(
+            "lp_caller(int a, int b, int c, int d) { return leaf(a) + b * c - d; }",
+            "lp_middle(int a) { return leaf(a) + 6; }",
+        )
+        .replace("caller", "middle");
+    let error = bench.pack("gcc", "-O2 -fPIC", &both, &target).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("`caller` calls `middle` at 0x"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_caller_of_the_caller_and_a_tail_call() {
     let bench = Bench::new();
     let middle = LEAF

@@ -289,7 +289,7 @@ pub(super) fn same_but_registers(pair: &Pair<'_, '_>, a: &Code, b: &Code) -> boo
         let kept = code.steps.iter().filter(|s| {
             let moves = matches!(s.ins.mnemonic(), Mov | Movsxd | Push | Pop | Xchg | Lea);
             let stack = s.ins.op0_register() == Register::RSP;
-            !stack && !(moves && numbers(&s.ins).is_none())
+            !(stack || moves && numbers(&s.ins).is_none())
         });
         let branch = |i: &Instruction| if is_near_branch(i) { None } else { numbers(i) };
         kept.map(|s| (s.ins.mnemonic(), branch(&s.ins))).collect()

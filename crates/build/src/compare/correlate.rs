@@ -50,14 +50,13 @@ pub(super) fn correlate(pair: &mut Pair<'_, '_>) -> Vec<Unclear> {
 
 /// Global symbols, and static ones whose name is unique and has no number.
 fn by_symbol(pair: &mut Pair<'_, '_>) {
-    let index = |m: &Module<'_>| {
-        let mut names: HashMap<(String, bool), Vec<usize>> = HashMap::new();
+    fn index<'m>(m: &'m Module<'_>) -> HashMap<(&'m str, bool), Vec<usize>> {
+        let mut names: HashMap<(&str, bool), Vec<usize>> = HashMap::new();
         for (number, item) in m.items.iter().enumerate() {
             for symbol in std::iter::once(&item.symbol).chain(&item.aliases) {
                 if let Some(symbol) = m.image.symbols.get(*symbol) {
-                    let entry = names
-                        .entry((symbol.name.clone(), item.kind.is_code()))
-                        .or_default();
+                    let key = (symbol.name.as_str(), item.kind.is_code());
+                    let entry = names.entry(key).or_default();
                     if !entry.contains(&number) {
                         entry.push(number);
                     }
@@ -65,11 +64,11 @@ fn by_symbol(pair: &mut Pair<'_, '_>) {
             }
         }
         names
-    };
+    }
     let (olds, news) = (index(pair.old), index(pair.new));
     for (number, item) in pair.new.items.iter().enumerate() {
         let unique = item.global || !names::is_numbered(&item.name);
-        let key = (item.name.clone(), item.kind.is_code());
+        let key = (item.name.as_str(), item.kind.is_code());
         let (Some([old]), Some([_])) = (
             olds.get(&key).map(Vec::as_slice),
             news.get(&key).map(Vec::as_slice),
@@ -334,7 +333,10 @@ impl Users {
                     .and_then(|u| module.item(u));
                 if let (true, Some(user)) = (numbered, user) {
                     let name = names::source_name(&user.name);
-                    order.entry(name.to_owned()).or_default().push(item);
+                    match order.get_mut(name) {
+                        Some(order) => order.push(item),
+                        None => drop(order.insert(name.to_owned(), vec![item])),
+                    }
                     let set = users.entry(item).or_default();
                     if !set.contains(name) {
                         set.insert(name.to_owned());

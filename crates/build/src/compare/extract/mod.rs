@@ -4,17 +4,10 @@
 //! function, by a call or by its address, means its entry in the target, an undefined symbol, as everybody else does. A
 //! part that was split off, and a table that leads into a function, mean the version that they belong to.
 //!
-//! Two sections that are not loaded say what names alone do not. Each is an array of records of 40 bytes:
-//!
-//! | offset | field |
-//! |---|---|
-//! | 0 | R_X86_64_64: the symbol in this object |
-//! | 8, 16 | R_X86_64_64: the name in the original object; the name of its source file (0 for a global symbol) |
-//! | 24 | `st_size` in the original object |
-//! | 32 | `st_type` |
-//! | 36 | 0, or which of the file's local symbols of this name and type it is, counted from 1 in the order of the symbol table |
-//!
-//! [`REPLACED_SECTION`]: functions that replace one; [`LOCALS_SECTION`]: undefined symbols that mean a local one.
+//! What names alone do not say is in two sections more: see [`records`].
+
+mod frames;
+mod records;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,22 +16,15 @@ use livegraft_patchfile::elf::{Image, Rela, Sec, Sym, SymPlace};
 use livegraft_patchfile::write_object;
 use object::elf;
 
-use super::code::{decode, is_near_branch};
-use super::decide::part_owner;
-use super::frames::{Frame, Frames};
-use super::module::{Item, Meaning, Module, is_pc_relative};
-use super::pair::is_string_section;
-use super::plan::{Plan, Reference, of_content, of_item};
-use super::{Comparison, Error};
+use crate::compare::code::{decode, is_near_branch};
+use crate::compare::decide::part_owner;
+use crate::compare::module::{Item, Meaning, Module, is_pc_relative};
+use crate::compare::pair::is_string_section;
+use crate::compare::plan::{Plan, Reference, of_content, of_item};
+use crate::compare::{Comparison, Error};
+use records::Record;
 
-/// See the module.
-pub const REPLACED_SECTION: &str = ".livegraft.replaced";
-/// See the module.
-pub const LOCALS_SECTION: &str = ".livegraft.locals";
-/// Where the records' names are.
-const NAMES_SECTION: &str = ".livegraft.names";
-/// R_X86_64_64.
-const ABS64: u32 = 1;
+pub use records::{LOCALS_SECTION, REPLACED_SECTION};
 
 /// Writes what a patch needs of the patched object.
 ///
@@ -107,16 +93,6 @@ fn symbol(name: String, bind: u8, kind: u8, place: SymPlace) -> Sym {
         value: 0,
         size: 0,
     }
-}
-
-/// What is said of a symbol beyond its name.
-struct Record {
-    symbol: usize,
-    name: String,
-    file: Option<String>,
-    size: u64,
-    kind: u8,
-    occurrence: u32,
 }
 
 struct Output<'c, 'a> {
@@ -300,44 +276,6 @@ impl<'c, 'a> Output<'c, 'a> {
                 sec.size = data.len() as u64;
                 sec.data = Cow::Owned(data);
             }
-        }
-    }
-
-    fn record(&self, symbol: usize, old: &Item) -> Record {
-        let table = &self.old.image.symbols;
-        let kind = table.get(old.symbol).map_or(0, |s| s.kind);
-        let mut file = 0;
-        let mut same = Vec::new();
-        for (number, s) in table.iter().enumerate() {
-            if s.kind == elf::STT_FILE.0 {
-                file = number;
-            } else if s.name == old.name
-                && s.kind == kind
-                && s.bind == elf::STB_LOCAL.0
-                && Some(file) == old.file.or(Some(0))
-                && s.place != SymPlace::Undefined
-            {
-                same.push(number);
-            }
-        }
-        let occurrence = match same.as_slice() {
-            [_] | [] => 0,
-            several => several
-                .iter()
-                .position(|&n| n == old.symbol)
-                .map_or(0, |n| n as u32 + 1),
-        };
-        Record {
-            symbol,
-            name: old.name.clone(),
-            file: self
-                .old
-                .file_of(old)
-                .filter(|_| !old.global)
-                .map(str::to_owned),
-            size: old.size,
-            kind,
-            occurrence,
         }
     }
 
@@ -532,131 +470,6 @@ impl<'c, 'a> Output<'c, 'a> {
             }
         }
         Ok(())
-    }
-
-    /// The call frame information of the functions, and nothing of others.
-    fn frames(&mut self) -> Result<(), Error> {
-        let new = self.new;
-        let frames = Frames::new(new);
-        let mut data = Vec::new();
-        let mut relas = Vec::new();
-        let mut cies: HashMap<(usize, u64), u64> = HashMap::new();
-        for &number in &self.plan.items {
-            let Some(&frame) = frames.of.get(&number) else {
-                continue;
-            };
-            let cie = match cies.get(&(frame.section, frame.cie.0)) {
-                Some(&at) => at,
-                None => {
-                    let at =
-                        self.copy_frame(&mut data, &mut relas, frame.section, frame.cie, None)?;
-                    cies.insert((frame.section, frame.cie.0), at);
-                    at
-                }
-            };
-            let Frame { section, fde, .. } = frame;
-            let at = self.copy_frame(&mut data, &mut relas, section, fde, Some(number))?;
-            let field = at.saturating_add(4);
-            let back = (field.saturating_sub(cie) as u32).to_le_bytes();
-            if let Some(place) = data.get_mut(field as usize..field.saturating_add(4) as usize) {
-                place.copy_from_slice(&back);
-            }
-        }
-        if !data.is_empty() {
-            let mut sec = section(
-                ".eh_frame",
-                elf::SHT_PROGBITS.0,
-                elf::SHF_ALLOC.0,
-                Cow::Owned(data),
-            );
-            sec.align = 8;
-            sec.relas = relas;
-            self.add_section(sec);
-        }
-        Ok(())
-    }
-
-    fn copy_frame(
-        &mut self,
-        data: &mut Vec<u8>,
-        relas: &mut Vec<Rela>,
-        number: usize,
-        (start, end): (u64, u64),
-        of: Option<usize>,
-    ) -> Result<u64, Error> {
-        let new = self.new;
-        let at = data.len() as u64;
-        let bytes = new
-            .section(number)
-            .and_then(|s| s.data.get(start as usize..end as usize));
-        data.extend_from_slice(bytes.unwrap_or(&[]));
-        for rela in new.relas(number, start, end) {
-            let meaning = new.meaning(rela.symbol, rela.addend);
-            // An FDE describes the version that lies here.
-            let own = of.and_then(|of| self.items.get(&of)).map(|h| h.1);
-            let (symbol, addend) = match (meaning, own) {
-                (Meaning::Item(item, at), Some(own)) if Some(item) == of => (own, at),
-                _ => self.refer(meaning, None, true)?,
-            };
-            let offset = rela.offset.saturating_sub(start).saturating_add(at);
-            relas.push(Rela {
-                offset,
-                r_type: rela.r_type,
-                symbol,
-                addend,
-                via: 0,
-            });
-        }
-        Ok(at)
-    }
-
-    fn write_records(&mut self) {
-        let [replaced, locals] = std::mem::take(&mut self.records);
-        let names = self.add_section(section(
-            NAMES_SECTION,
-            elf::SHT_PROGBITS.0,
-            0,
-            Cow::Borrowed(&[]),
-        ));
-        let names_symbol = self.section_symbol(names);
-        let mut text: Vec<u8> = Vec::new();
-        for (name, records) in [(REPLACED_SECTION, replaced), (LOCALS_SECTION, locals)] {
-            let mut sec = section(name, elf::SHT_PROGBITS.0, 0, Cow::Borrowed(&[]));
-            let mut data = Vec::new();
-            for record in &records {
-                let at = data.len() as u64;
-                let mut point = |offset: u64, symbol, addend| {
-                    let offset = at.saturating_add(offset);
-                    sec.relas.push(Rela {
-                        offset,
-                        r_type: ABS64,
-                        symbol,
-                        addend,
-                        via: 0,
-                    });
-                };
-                point(0, record.symbol, 0);
-                for (offset, name) in [(8, Some(&record.name)), (16, record.file.as_ref())] {
-                    if let Some(name) = name {
-                        point(offset, names_symbol, text.len() as i64);
-                        text.extend_from_slice(name.as_bytes());
-                        text.push(0);
-                    }
-                }
-                data.extend_from_slice(&[0; 24]);
-                data.extend_from_slice(&record.size.to_le_bytes());
-                data.extend_from_slice(&u32::from(record.kind).to_le_bytes());
-                data.extend_from_slice(&record.occurrence.to_le_bytes());
-            }
-            sec.align = 8;
-            sec.size = data.len() as u64;
-            sec.data = Cow::Owned(data);
-            self.add_section(sec);
-        }
-        if let Some(sec) = self.image.sections.get_mut(names) {
-            sec.size = text.len() as u64;
-            sec.data = Cow::Owned(text);
-        }
     }
 }
 
