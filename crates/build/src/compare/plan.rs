@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::code::{access, decode};
+use super::code::{Code, Step, access, decode, is_near_branch};
 use super::correlate::meant;
 use super::error::Error;
 use super::frames::Frames;
@@ -23,9 +23,12 @@ pub(super) struct Plan {
     pub content: BTreeMap<usize, BTreeMap<u64, u64>>,
 }
 
+/// R_X86_64_PLT32.
+const PLT32: u32 = 4;
+
 /// Something refers to something.
-pub(super) struct Reference<'r> {
-    pub rela: &'r Rela,
+pub(super) struct Reference {
+    pub rela: Rela,
     pub meaning: Meaning,
     /// What the addend lacks: the meaning is that of the addend plus this.
     pub from: i64,
@@ -141,7 +144,7 @@ fn unnamed(module: &Module<'_>, section: usize) -> Error {
 }
 
 /// All that a function or a variable refers to through relocations.
-pub(super) fn of_item<'r>(module: &'r Module<'_>, number: usize) -> Vec<Reference<'r>> {
+pub(super) fn of_item(module: &Module<'_>, number: usize) -> Vec<Reference> {
     let Some(item) = module.item(number) else {
         return Vec::new();
     };
@@ -153,23 +156,22 @@ pub(super) fn of_item<'r>(module: &'r Module<'_>, number: usize) -> Vec<Referenc
             .unwrap_or_default();
     }
     let mut references = Vec::new();
+    let mut resolved = Vec::new();
     if let Some(code) = decode(module, number) {
         for step in &code.steps {
-            for field in code.fields(module, step).into_iter().flatten() {
-                let from = match field.meaning {
-                    _ if !is_pc_relative(field.rela.r_type) => 0,
-                    _ => {
-                        let end = code
-                            .start
-                            .wrapping_add(u64::from(step.at))
-                            .wrapping_add(step.ins.len() as u64);
-                        end.wrapping_sub(field.rela.offset) as i64
-                    }
-                };
+            let fields = code.fields(module, step);
+            let here = code.start.wrapping_add(u64::from(step.at));
+            let end = here.wrapping_add(step.ins.len() as u64);
+            if fields.as_ref().is_some_and(Vec::is_empty) {
+                resolved.extend(branch_out(module, &code, step, here));
+            }
+            for field in fields.into_iter().flatten() {
+                let relative = is_pc_relative(field.rela.r_type);
+                let from = end.wrapping_sub(field.rela.offset) as i64;
                 references.push(Reference {
-                    rela: field.rela,
+                    rela: *field.rela,
                     meaning: field.meaning,
-                    from,
+                    from: if relative { from } else { 0 },
                     access: access(&step.ins).filter(|_| field.displacement),
                 });
             }
@@ -180,33 +182,53 @@ pub(super) fn of_item<'r>(module: &'r Module<'_>, number: usize) -> Vec<Referenc
     if references.len() != relas.len() {
         references.clear();
         references.extend(relas.iter().map(|rela| Reference {
-            rela,
+            rela: *rela,
             meaning: meant(module, rela),
             from: if is_pc_relative(rela.r_type) { 4 } else { 0 },
             access: None,
         }));
     }
+    references.append(&mut resolved);
     references
 }
 
+/// A branch to another function of the section that the assembler has resolved, as a relocation would say it. A short one
+/// has no room for that.
+fn branch_out(module: &Module<'_>, code: &Code, step: &Step, here: u64) -> Option<Reference> {
+    let size = module.item(code.item)?.size;
+    let outside = is_near_branch(&step.ins) && step.ins.near_branch_target() >= size;
+    let wide = step.offsets.has_immediate() && step.offsets.immediate_size() == 4;
+    (outside && wide).then(|| Reference {
+        rela: Rela {
+            offset: here.wrapping_add(step.offsets.immediate_offset() as u64),
+            r_type: PLT32,
+            symbol: 0,
+            addend: 0,
+            via: 0,
+        },
+        meaning: code.branch(module, step),
+        from: 4,
+        access: None,
+    })
+}
+
 /// What a stretch of data refers to; distances count from its start.
-pub(super) fn of_content<'r>(
-    module: &'r Module<'_>,
+pub(super) fn of_content(
+    module: &Module<'_>,
     section: usize,
     start: u64,
     end: u64,
-) -> Vec<Reference<'r>> {
+) -> Vec<Reference> {
     let relas = module.relas(section, start, end);
     let exceptions = module.section(section).is_some_and(is_exceptions);
-    let reference = |rela| {
-        let rela: &Rela = rela;
+    let reference = |rela: &Rela| {
         let from = if is_pc_relative(rela.r_type) && !exceptions {
             start.wrapping_sub(rela.offset) as i64
         } else {
             0
         };
         Reference {
-            rela,
+            rela: *rela,
             meaning: module.meaning(rela.symbol, rela.addend.wrapping_add(from)),
             from,
             access: None,

@@ -297,7 +297,11 @@ fn sympos(target: &TargetElf<'_>, record: &Record) -> Result<u64, Error> {
     let fits = |s: &TargetSymbol<'_>| {
         // Code may have another size: it is compiled with other sections.
         let size = record.kind == elf::STT_FUNC.0 || s.size == record.size;
-        let of_file = s.file.is_none_or(|f| base(f) == base(file));
+        // What is compiled when the program is linked (LTO) has no source file.
+        let unknown = |f: &str| f.is_empty() || f == "<artificial>";
+        let of_file = s
+            .file
+            .is_none_or(|f| unknown(f) || unknown(file) || base(f) == base(file));
         !s.global && same_kind(s.kind) && size && of_file
     };
     let found: Vec<usize> = all

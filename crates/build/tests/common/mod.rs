@@ -39,7 +39,9 @@ pub fn compile_in(dir: &Path, tool: &str, flags: &str, extension: &str, source: 
         command.args(flags.split_whitespace());
     } else {
         command.arg("-c").args(flags.split_whitespace());
-        command.args(["-ffunction-sections", "-fdata-sections"]);
+        if !flags.contains("-fno-function-sections") {
+            command.args(["-ffunction-sections", "-fdata-sections"]);
+        }
     }
     command.args(["-o", "x.o"]).arg(&file);
     let output = command.output().unwrap();

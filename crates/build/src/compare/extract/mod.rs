@@ -309,7 +309,7 @@ impl<'c, 'a> Output<'c, 'a> {
         &mut self,
         here: usize,
         offset: u64,
-        reference: &Reference<'_>,
+        reference: &Reference,
         within: Option<usize>,
     ) -> Result<(), Error> {
         let r_type = reference.rela.r_type;
@@ -451,7 +451,7 @@ impl<'c, 'a> Output<'c, 'a> {
         symbols.any(|s| s.place == SymPlace::Undefined && s.name == name)
     }
 
-    /// A branch to another function that the assembler has resolved can't be moved.
+    /// A short branch to another function can't be moved.
     fn check_branches(&self, number: usize, item: &Item) -> Result<(), Error> {
         if !item.kind.is_code() {
             return Ok(());
@@ -462,11 +462,11 @@ impl<'c, 'a> Output<'c, 'a> {
         for step in code.steps.iter().filter(|s| is_near_branch(&s.ins)) {
             let fields = code.fields(self.new, step).unwrap_or_default();
             let inside = step.ins.near_branch_target() < item.size;
-            if fields.is_empty() && !inside {
-                return Err(self.unnamed(
-                    Some(number),
-                    "another function without a relocation".to_owned(),
-                ));
+            let short = step.offsets.immediate_size() != 4;
+            if fields.is_empty() && !inside && short {
+                return Err(
+                    self.unnamed(Some(number), "another function by a short jump".to_owned())
+                );
             }
         }
         Ok(())
