@@ -20,6 +20,40 @@ pub(super) struct Unclear {
     pub candidates: Vec<usize>,
 }
 
+/// A function that was one with another one under two names and is not any more, or the other way round.
+pub(super) struct Regrouped {
+    pub name: String,
+    pub old: usize,
+    pub new: usize,
+}
+
+/// The names of functions that both objects define, where what they name is not paired.
+pub(super) fn regrouped(pair: &Pair<'_, '_>) -> Vec<Regrouped> {
+    fn names<'m>(m: &'m Module<'_>) -> BTreeMap<&'m str, usize> {
+        let mut names = BTreeMap::new();
+        for (number, item) in m.functions() {
+            for &symbol in std::iter::once(&item.symbol).chain(&item.aliases) {
+                let symbol = m.image.symbols.get(symbol);
+                if let Some(symbol) = symbol.filter(|s| s.bind != object::elf::STB_LOCAL.0) {
+                    names.insert(symbol.name.as_str(), number);
+                }
+            }
+        }
+        names
+    }
+    let news = names(pair.new);
+    let both = names(pair.old).into_iter().filter_map(|(name, old)| {
+        let new = *news.get(name)?;
+        let paired = pair.forward.get(old).copied().flatten() == Some(new);
+        (!paired).then(|| Regrouped {
+            name: name.to_owned(),
+            old,
+            new,
+        })
+    });
+    both.collect()
+}
+
 /// Pairs the items.
 pub(super) fn correlate(pair: &mut Pair<'_, '_>) -> Vec<Unclear> {
     by_symbol(pair);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::code::{self, Verdict};
-use super::correlate::{Unclear, correlate, meant};
+use super::correlate::{Unclear, correlate, meant, regrouped};
 use super::dwarf::Inlined;
 use super::error::Error;
 use super::frames::{Frames, same_tables};
@@ -49,7 +49,8 @@ pub(super) fn decide(
         new: BTreeSet::new(),
         removed: BTreeSet::new(),
     };
-    let differs = state.compare_all(&frames);
+    let mut differs = state.compare_all(&frames);
+    let (merged, split) = state.regrouped(&mut differs);
     state.find_reasons(&differs);
     state.parts();
     state.with_callers(options);
@@ -57,7 +58,10 @@ pub(super) fn decide(
     if pair.exhausted() {
         return Err(Error::TooMuch);
     }
-    let mut plan = Plan::default();
+    let mut plan = Plan {
+        merged,
+        ..Plan::default()
+    };
     let taken: BTreeSet<usize> = state.changed.keys().chain(&state.new).copied().collect();
     plan.complete(&pair, &frames[1], &taken)?;
     plan.replaced = state
@@ -67,7 +71,7 @@ pub(super) fn decide(
         .filter(|&f| new.item(f).is_some_and(|i| part_owner(new, i).is_none()))
         .collect();
     let data = state.data(&plan);
-    let (refusals, allowed) = refuse::refuse(&state, &plan, options);
+    let (refusals, allowed) = refuse::refuse(&state, &plan, &split, options);
     Ok(Decided {
         functions: state.functions(),
         data,
@@ -128,6 +132,39 @@ impl State<'_, '_, '_> {
             }
         }
         differs
+    }
+
+    /// Two names of one function in one of the objects may be those of two functions in the other. What became one replaces
+    /// both; what became two can't replace one: gives these by their names.
+    #[allow(clippy::type_complexity)]
+    fn regrouped(
+        &mut self,
+        differs: &mut HashMap<usize, (u64, u64)>,
+    ) -> (Vec<(usize, usize)>, Vec<String>) {
+        let (mut merged, mut split) = (Vec::new(), Vec::new());
+        for found in regrouped(self.pair) {
+            let verdict = code::compare(self.pair, found.old, found.new);
+            let at = match verdict {
+                Verdict::Differs(a, b) => Some((a, b)),
+                Verdict::Immediates(_) => Some((0, 0)),
+                Verdict::Same => None,
+            };
+            let alone = self
+                .pair
+                .forward
+                .get(found.old)
+                .is_some_and(Option::is_none);
+            if alone {
+                self.removed.remove(&found.old);
+                if let Some(at) = at {
+                    differs.entry(found.new).or_insert(at);
+                    merged.push((found.old, found.new));
+                }
+            } else if at.is_some() {
+                split.push(found.name);
+            }
+        }
+        (merged, split)
     }
 
     fn find_reasons(&mut self, differs: &HashMap<usize, (u64, u64)>) {

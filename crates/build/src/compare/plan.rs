@@ -19,6 +19,8 @@ pub(super) struct Plan {
     pub items: BTreeSet<usize>,
     /// Which of them replace a function: those that are called, not the parts that are jumped to.
     pub replaced: BTreeSet<usize>,
+    /// Functions of the original that became one with another one, and what they are now.
+    pub merged: Vec<(usize, usize)>,
     /// Stretches of anonymous content by section: start to end, disjoint.
     pub content: BTreeMap<usize, BTreeMap<u64, u64>>,
 }

@@ -53,6 +53,8 @@ pub enum RefusalKind {
     ThreadLocal,
     /// A function that chooses a function.
     Ifunc,
+    /// Two names of one function became two functions.
+    Alias,
 }
 
 impl RefusalKind {
@@ -68,12 +70,16 @@ impl RefusalKind {
             RefusalKind::Section => "section",
             RefusalKind::ThreadLocal => "thread-local",
             RefusalKind::Ifunc => "ifunc",
+            RefusalKind::Alias => "alias",
         }
     }
 
     /// Whether an author can take it on. The others no patch can carry out.
     pub fn allowable(self) -> bool {
-        !matches!(self, RefusalKind::ThreadLocal | RefusalKind::Ifunc)
+        !matches!(
+            self,
+            RefusalKind::ThreadLocal | RefusalKind::Ifunc | RefusalKind::Alias
+        )
     }
 }
 
@@ -81,6 +87,7 @@ impl RefusalKind {
 pub(super) fn refuse(
     state: &State<'_, '_, '_>,
     plan: &Plan,
+    split: &[String],
     options: &Options,
 ) -> (Vec<Refusal>, Vec<Refusal>) {
     let mut found = Found(BTreeSet::new());
@@ -89,6 +96,13 @@ pub(super) fn refuse(
     found.assembly(state);
     found.constructors(state);
     found.structs(state);
+    for name in split {
+        let reason = format!(
+            "`{name}` is another name of a function in the running program and a function of its own in the patched \
+             object, and one entry can't lead to two; give both the change, or compile with -fno-ipa-icf"
+        );
+        found.add(RefusalKind::Alias, name, reason);
+    }
     let asked = |r: &Refusal| {
         let named = |a: &String| *a == r.symbol || a == r.kind.name();
         r.kind.allowable() && options.allow.iter().any(named)

@@ -229,6 +229,11 @@ impl<'c, 'a> Output<'c, 'a> {
                 let record = self.record(defined, old);
                 self.records[0].push(record);
             }
+            let merged = plan.merged.iter().filter(|(_, n)| *n == number);
+            for old in merged.filter_map(|(o, _)| self.old.item(*o)) {
+                let record = self.record(defined, old);
+                self.records[0].push(record);
+            }
         }
         self.place_content();
     }
@@ -363,7 +368,11 @@ impl<'c, 'a> Output<'c, 'a> {
                     within.is_none_or(|w| owner(w) == Some(number) || owner(number) == Some(w));
                 let own = match within {
                     None => relative || at != 0,
-                    Some(w) => family || (w == number && at != 0),
+                    // A table of labels is data.
+                    Some(w) => {
+                        let data = new.item(w).is_some_and(|i| !i.kind.is_code());
+                        family || (at != 0 && (w == number || data))
+                    }
                 };
                 let replaced = item.kind.is_code() && counterpart.is_some();
                 if let Some((_, symbol)) = here.filter(|_| !replaced || own) {
