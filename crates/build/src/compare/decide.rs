@@ -22,6 +22,8 @@ pub(super) struct Decided {
     pub refusals: Vec<Refusal>,
     pub allowed: Vec<Refusal>,
     pub plan: Plan,
+    /// Why not all that a patch needs can be named.
+    pub complete: Result<(), Error>,
 }
 
 /// What is known so far; functions by their number in the patched object.
@@ -63,7 +65,7 @@ pub(super) fn decide(
         ..Plan::default()
     };
     let taken: BTreeSet<usize> = state.changed.keys().chain(&state.new).copied().collect();
-    plan.complete(&pair, &frames[1], &taken)?;
+    let complete = plan.complete(&pair, &frames[1], &taken);
     plan.replaced = state
         .changed
         .keys()
@@ -78,18 +80,20 @@ pub(super) fn decide(
         refusals,
         allowed,
         plan,
+        complete,
     })
 }
 
 /// The function that an item is a part of, if the object has it.
 pub(super) fn part_owner(module: &Module<'_>, item: &Item) -> Option<usize> {
     let owner = names::owner_of_part(&item.name)?;
-    let found = module.functions().filter(|(_, f)| f.name == owner);
-    let mut found: Vec<usize> = found.map(|(number, _)| number).collect();
-    if found.len() > 1 {
-        found.retain(|&f| module.item(f).is_some_and(|f| f.file == item.file));
-    }
-    found.first().copied()
+    let found = module.functions_named(owner);
+    let of_file = |&f: &usize| module.item(f).is_some_and(|f| f.file == item.file);
+    found
+        .iter()
+        .copied()
+        .find(of_file)
+        .or(found.first().copied())
 }
 
 impl State<'_, '_, '_> {

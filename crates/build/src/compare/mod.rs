@@ -48,6 +48,7 @@ pub struct Comparison<'a> {
     /// What would, had the author not taken it on.
     pub allowed: Vec<Refusal>,
     plan: plan::Plan,
+    complete: Result<(), Error>,
     original: Module<'a>,
     patched: Module<'a>,
 }
@@ -173,6 +174,7 @@ pub fn compare<'a>(
         refusals: decided.refusals,
         allowed: decided.allowed,
         plan: decided.plan,
+        complete: decided.complete,
         original,
         patched,
     })

@@ -65,6 +65,8 @@ pub(super) struct Module<'a> {
     by_section: Vec<Vec<usize>>,
     /// The item of each symbol.
     of_symbol: Vec<Option<usize>>,
+    /// The functions of each name.
+    functions: HashMap<String, Vec<usize>>,
     /// Where the addresses of anonymous content are taken, by section, sorted.
     taken: HashMap<usize, Vec<u64>>,
 }
@@ -120,9 +122,16 @@ impl<'a> Module<'a> {
             of_symbol: vec![None; image.symbols.len()],
             image,
             items: Vec::new(),
+            functions: HashMap::new(),
             taken: HashMap::new(),
         };
         module.collect(side)?;
+        for (number, item) in module.items.iter().enumerate() {
+            if item.kind.is_code() {
+                let list = module.functions.entry(item.name.clone()).or_default();
+                list.push(number);
+            }
+        }
         module.find_taken();
         Ok(module)
     }
@@ -247,6 +256,11 @@ impl<'a> Module<'a> {
             .iter()
             .enumerate()
             .filter(|(_, i)| i.kind.is_code())
+    }
+
+    /// The functions of a name.
+    pub fn functions_named(&self, name: &str) -> &[usize] {
+        self.functions.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// The items of a section by their start.

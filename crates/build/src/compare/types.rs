@@ -67,11 +67,23 @@ impl Structs {
     }
 
     fn add(&mut self, types: &HashMap<usize, Raw>, roots: Vec<usize>) {
-        for raw in types
-            .values()
-            .filter(|t| is_struct(t.tag) && !t.declaration)
+        // In C a struct often has its name from a typedef only.
+        let mut named: HashMap<usize, &String> = HashMap::new();
+        for raw in types.values().filter(|t| t.tag == gimli::DW_TAG_typedef.0) {
+            if let (Some(name), Some(to)) = (&raw.name, raw.to) {
+                let first = named.entry(to).or_insert(name);
+                *first = (*first).min(name);
+            }
+        }
+        let name_of = |offset: &usize, raw: &Raw| {
+            let typedef = named.get(offset).map(|n| (*n).clone());
+            raw.name.clone().or(typedef)
+        };
+        for (offset, raw) in types
+            .iter()
+            .filter(|(_, t)| is_struct(t.tag) && !t.declaration)
         {
-            let (Some(name), Some(size)) = (&raw.name, raw.size) else {
+            let (Some(name), Some(size)) = (name_of(offset, raw), raw.size) else {
                 continue;
             };
             let members = raw.members.iter();
@@ -79,7 +91,7 @@ impl Structs {
                 .map(|m| (m.name.clone(), m.bits, spell(types, m.to, DEPTH)))
                 .collect();
             let found = Struct { size, members };
-            let list = self.defined.entry(name.clone()).or_default();
+            let list = self.defined.entry(name).or_default();
             if !list.contains(&found) {
                 list.push(found);
             }
@@ -97,9 +109,7 @@ impl Structs {
                 continue;
             };
             if is_struct(raw.tag) {
-                if let Some(name) = &raw.name {
-                    self.live.insert(name.clone());
-                }
+                self.live.extend(name_of(&offset, raw));
                 work.extend(raw.members.iter().filter_map(|m| m.to));
             } else {
                 work.extend(raw.to);
@@ -243,6 +253,9 @@ fn collect<'d>(
         };
         match entry.tag() {
             gimli::DW_TAG_member | gimli::DW_TAG_inheritance => {
+                // A static member lies elsewhere.
+                let apart = entry.attr_value(gimli::DW_AT_external).is_some();
+                let parent = parent.filter(|_| !apart);
                 if let Some(parent) = parent.and_then(|p| types.get_mut(&p)) {
                     let bytes = number(gimli::DW_AT_data_member_location).unwrap_or(0);
                     let bits =
@@ -264,10 +277,11 @@ fn collect<'d>(
                 continue;
             }
             gimli::DW_TAG_variable => {
-                let at_address = matches!(
-                    entry.attr_value(gimli::DW_AT_location),
-                    Some(AttributeValue::Exprloc(e)) if e.0.slice().first() == Some(&gimli::DW_OP_addr.0)
-                );
+                let addresses = [Some(&gimli::DW_OP_addr.0), Some(&gimli::DW_OP_addrx.0)];
+                let at_address = match entry.attr_value(gimli::DW_AT_location) {
+                    Some(AttributeValue::Exprloc(e)) => addresses.contains(&e.0.slice().first()),
+                    _ => false,
+                };
                 if at_address || entry.attr_value(gimli::DW_AT_external).is_some() {
                     roots.extend(to);
                 }

@@ -31,7 +31,12 @@ pub use records::{LOCALS_SECTION, REPLACED_SECTION};
 /// # Errors
 /// [`Error::Unnamed`] for what no symbol of the target can name, [`Error::Write`].
 pub fn extract(comparison: &Comparison<'_>) -> Result<Vec<u8>, Error> {
+    comparison.complete.clone()?;
+    let table = &comparison.patched.image.symbols;
+    let undefined = table.iter().filter(|s| s.place == SymPlace::Undefined);
     let mut out = Output {
+        externs: undefined.map(|s| s.name.as_str()).collect(),
+        locals: records::locals(&comparison.original),
         old: &comparison.original,
         new: &comparison.patched,
         plan: &comparison.plan,
@@ -107,6 +112,10 @@ struct Output<'c, 'a> {
     /// Undefined symbols by what they mean: a symbol of the patched object, or an item.
     undefined: HashMap<Result<usize, usize>, usize>,
     names: HashSet<String>,
+    /// What the patched object means in other objects.
+    externs: HashSet<&'c str>,
+    /// The local symbols of the original.
+    locals: records::Locals<'c>,
     records: [Vec<Record>; 2],
 }
 
@@ -423,7 +432,7 @@ impl<'c, 'a> Output<'c, 'a> {
         }
         let mut name = old.name.clone();
         let mut count = 1u32;
-        while self.names.contains(&name) || (!old.global && self.is_extern(&name)) {
+        while self.names.contains(&name) || (!old.global && self.externs.contains(name.as_str())) {
             count = count.saturating_add(1);
             name = format!("{}.livegraft.{count}", old.name);
         }
@@ -452,12 +461,6 @@ impl<'c, 'a> Output<'c, 'a> {
             self.records[1].push(record);
         }
         made
-    }
-
-    /// Whether the patched object means something in another object by a name.
-    fn is_extern(&self, name: &str) -> bool {
-        let mut symbols = self.new.image.symbols.iter();
-        symbols.any(|s| s.place == SymPlace::Undefined && s.name == name)
     }
 
     /// A short branch to another function can't be moved.

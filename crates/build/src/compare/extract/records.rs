@@ -11,12 +11,13 @@
 //! [`REPLACED_SECTION`]: functions that replace one; [`LOCALS_SECTION`]: undefined symbols that mean a local one.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use livegraft_patchfile::elf::{Rela, SymPlace};
 use object::elf;
 
 use super::{Output, section};
-use crate::compare::module::Item;
+use crate::compare::module::{Item, Module};
 
 /// See the module.
 pub const REPLACED_SECTION: &str = ".livegraft.replaced";
@@ -37,25 +38,30 @@ pub(super) struct Record {
     occurrence: u32,
 }
 
+/// Local symbols by the number of their STT_FILE symbol, name and type.
+pub(super) type Locals<'m> = HashMap<(Option<usize>, &'m str, u8), Vec<usize>>;
+
+pub(super) fn locals<'m>(module: &'m Module<'_>) -> Locals<'m> {
+    let mut locals: Locals<'m> = HashMap::new();
+    let mut file = None;
+    for (number, symbol) in module.image.symbols.iter().enumerate() {
+        if symbol.kind == elf::STT_FILE.0 {
+            file = Some(number);
+        } else if symbol.bind == elf::STB_LOCAL.0 && symbol.place != SymPlace::Undefined {
+            let key = (file, symbol.name.as_str(), symbol.kind);
+            locals.entry(key).or_default().push(number);
+        }
+    }
+    locals
+}
+
 impl Output<'_, '_> {
     pub(super) fn record(&self, symbol: usize, old: &Item) -> Record {
         let table = &self.old.image.symbols;
         let kind = table.get(old.symbol).map_or(0, |s| s.kind);
-        let mut file = 0;
-        let mut same = Vec::new();
-        for (number, s) in table.iter().enumerate() {
-            if s.kind == elf::STT_FILE.0 {
-                file = number;
-            } else if s.name == old.name
-                && s.kind == kind
-                && s.bind == elf::STB_LOCAL.0
-                && Some(file) == old.file.or(Some(0))
-                && s.place != SymPlace::Undefined
-            {
-                same.push(number);
-            }
-        }
-        let occurrence = match same.as_slice() {
+        let key = (old.file, old.name.as_str(), kind);
+        let same = self.locals.get(&key).map_or(&[][..], Vec::as_slice);
+        let occurrence = match same {
             [_] | [] => 0,
             several => several
                 .iter()
