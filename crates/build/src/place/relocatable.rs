@@ -1,5 +1,6 @@
 //! A relocatable object: its sections with what relocations leave open in them, and its symbols.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 
 use object::LittleEndian as Le;
@@ -343,6 +344,22 @@ impl Section<'_> {
                 start = start.max(mask.end);
                 (fixed.start < fixed.end).then_some(fixed)
             })
+    }
+
+    /// A number that two sections share whose fixed bytes are to be looked for in the same places.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.data, self.align).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Whether two sections' fixed bytes are to be looked for in the same places.
+    pub fn is_alike(&self, other: &Section<'_>) -> bool {
+        let mut pairs = self.relocations.iter().zip(&other.relocations);
+        self.data == other.data
+            && self.align == other.align
+            && self.relocations.len() == other.relocations.len()
+            && pairs.all(|(a, b)| (a.offset, a.form) == (b.offset, b.form))
     }
 
     /// Finds the calls that belong to thread-local sequences, which the linker rewrites together with them.

@@ -1,12 +1,14 @@
 //! Where code may lie: a few bytes of each section that the linker copies as they are, looked for in one pass over
 //! the target's code.
 
+use std::ops::Range;
+
 use super::linked::{Linked, u64_at};
 use super::relocatable::Section;
 
 const WIDTH: usize = size_of::<u64>();
-/// How many places of a stretch are compared to find bytes that are not everywhere.
-const TRIED: usize = 32;
+/// How many places of a section are looked at to find bytes that are not everywhere.
+const TRIED: usize = 64;
 
 /// Eight bytes of a section that no relocation touches.
 pub(super) struct Anchor {
@@ -17,22 +19,69 @@ pub(super) struct Anchor {
     owner: u32,
 }
 
-/// The best anchor of a section: in the middle of its longest fixed stretch, and rather not of one byte repeated.
-pub(super) fn anchor(section: &Section<'_>, owner: u32) -> Option<Anchor> {
-    let longest = section.fixed().max_by_key(|fixed| fixed.len())?;
-    let places = longest.len().checked_sub(WIDTH)?.saturating_add(1);
-    let tried = places.min(TRIED);
-    let first = longest
-        .start
-        .saturating_add(places.saturating_sub(tried) / 2);
-    let best = (first..first.saturating_add(tried))
-        .filter_map(|at| Some((at, u64_at(section.data, at)?)))
-        .max_by_key(|(_, key)| distinct(*key))?;
-    Some(Anchor {
-        key: best.1,
-        offset: best.0 as u64,
-        owner,
-    })
+/// How often each eight bytes occur in the target's code, at least: words that share a place in the table count
+/// together.
+pub(super) struct Census {
+    counts: Vec<u8>,
+    bits: u32,
+}
+
+impl Census {
+    pub fn of(target: &Linked<'_>) -> Census {
+        let code = || target.segments.iter().filter(|s| s.exec);
+        let size: usize = code().map(|s| s.data.len()).sum();
+        let bits = size.max(1024).ilog2().saturating_add(1).min(28);
+        let mut census = Census {
+            counts: vec![0; 1usize << bits],
+            bits,
+        };
+        for segment in code() {
+            for window in segment.data.windows(WIDTH) {
+                let place = u64_at(window, 0).map_or(0, |key| hash(key, bits));
+                if let Some(count) = census.counts.get_mut(place) {
+                    *count = count.saturating_add(1);
+                }
+            }
+        }
+        census
+    }
+
+    fn count(&self, key: u64) -> u8 {
+        let count = self.counts.get(hash(key, self.bits));
+        count.copied().unwrap_or(0)
+    }
+
+    /// The rarest anchor of a section; none if there is not room for one, or one that is nowhere in the target.
+    pub fn anchor(&self, section: &Section<'_>, owner: u32) -> Option<Anchor> {
+        let room = |fixed: &Range<usize>| (fixed.len().saturating_add(1)).saturating_sub(WIDTH);
+        let all: usize = section.fixed().map(|fixed| room(&fixed)).sum();
+        let step = (all / TRIED).max(1);
+        let mut best: Option<(u8, Anchor)> = None;
+        let mut skip = 0usize;
+        for fixed in section.fixed() {
+            let places = room(&fixed);
+            while skip < places {
+                let at = fixed.start.saturating_add(skip);
+                let key = u64_at(section.data, at)?;
+                let count = self.count(key);
+                if count == 0 {
+                    return None;
+                }
+                if best.as_ref().is_none_or(|(least, _)| count < *least) {
+                    let offset = at as u64;
+                    best = Some((count, Anchor { key, offset, owner }));
+                }
+                skip = skip.saturating_add(step);
+            }
+            skip = skip.saturating_sub(places);
+        }
+        best.map(|(_, anchor)| anchor)
+    }
+}
+
+/// The upper `bits` of a product: as good as random.
+fn hash(key: u64, bits: u32) -> usize {
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits)) as usize
 }
 
 /// Up to `count` anchors, spread over a section.
@@ -76,10 +125,9 @@ pub(super) fn find(
     anchors.sort_unstable_by_key(|anchor| anchor.key);
     // Most words of the code are no anchor: one bit says so.
     let bits = (anchors.len().max(1024).ilog2().saturating_add(4)).min(24);
-    let hash = |key: u64| (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits)) as usize;
     let mut filter = vec![0u64; 1usize << (bits - 6)];
     for anchor in &anchors {
-        let at = hash(anchor.key);
+        let at = hash(anchor.key, bits);
         if let Some(word) = filter.get_mut(at / 64) {
             *word |= 1 << (at % 64);
         }
@@ -89,7 +137,7 @@ pub(super) fn find(
             let Some(key) = u64_at(window, 0) else {
                 continue;
             };
-            let bit = hash(key);
+            let bit = hash(key, bits);
             if filter
                 .get(bit / 64)
                 .is_none_or(|word| word >> (bit % 64) & 1 == 0)

@@ -20,8 +20,10 @@ use super::{Refusal, search};
 const ENOUGH: usize = 16;
 /// More candidates than this say nothing.
 const CROWD: usize = 1024;
-/// Relocations read and lines of 64 bytes compared: seconds of work.
-const WORK: u64 = 200_000_000;
+/// How often each relocation is read and each line of 64 bytes compared, on the average, at most.
+const OFTEN: u64 = 50;
+/// What is granted to small programs besides.
+const ALWAYS: u64 = 10_000_000;
 const NONE: u32 = u32::MAX;
 
 /// A section of an object that has an address of its own.
@@ -116,6 +118,7 @@ pub(super) struct System<'s, 'a> {
     queue: Vec<(u32, u64, bool)>,
     pub broken: Option<Broken>,
     work: Cell<u64>,
+    limit: u64,
 }
 
 impl<'s, 'a> System<'s, 'a> {
@@ -135,8 +138,10 @@ impl<'s, 'a> System<'s, 'a> {
             queue: Vec::new(),
             broken: None,
             work: Cell::new(0),
+            limit: 0,
         };
         system.number();
+        system.limit = system.granted();
         system.look_for_code();
         system.take_exports();
         system.narrow()?;
@@ -196,36 +201,63 @@ impl<'s, 'a> System<'s, 'a> {
         }
     }
 
+    fn granted(&self) -> u64 {
+        let sections = self.objects.iter().flat_map(|object| &object.sections);
+        let amount = sections.map(|s| s.relocations.len().saturating_add(s.data.len() / 64));
+        let amount = amount.fold(0, usize::saturating_add) as u64;
+        amount.saturating_mul(OFTEN).saturating_add(ALWAYS)
+    }
+
     /// Looks for each section of code.
     fn look_for_code(&mut self) {
+        let census = search::Census::of(self.target);
         let mut anchors = Vec::new();
+        // Copies of inline functions and templates are looked for once.
+        let mut first: HashMap<u64, u32> = HashMap::new();
+        let mut copies: Vec<(u32, u32)> = Vec::new();
         for (number, part) in (0u32..).zip(&self.parts) {
-            if let Some(section) = self.section(part)
-                && section.kind == Kind::Code
-                && section.unknown.is_none()
-            {
-                anchors.extend(search::anchor(section, number));
+            let Some(section) = self.section(part).filter(|s| s.kind == Kind::Code) else {
+                continue;
+            };
+            if section.unknown.is_some() {
+                continue;
+            }
+            let of = *first.entry(section.digest()).or_insert(number);
+            let original = self.parts.get(of as usize).and_then(|p| self.section(p));
+            if of != number && original.is_some_and(|original| original.is_alike(section)) {
+                copies.push((number, of));
+            } else {
+                anchors.extend(census.anchor(section, number));
             }
         }
-        let target = self.target;
-        let mut found: Vec<(u32, u64)> = Vec::new();
-        search::find(target, anchors, |number, base| {
-            let section = self.parts.get(number as usize);
-            if let Some(section) = section.and_then(|part| self.section(part))
+        let mut parts = std::mem::take(&mut self.parts);
+        search::find(self.target, anchors, |number, base| {
+            self.worked(1);
+            let Some(part) = parts.get_mut(number as usize).filter(|part| !part.crowded) else {
+                return !self.exhausted();
+            };
+            if let Some(section) = self.section(part)
                 && self.fits(section, base)
             {
-                found.push((number, base));
-            }
-            self.work.get() < WORK
-        });
-        for (number, base) in found {
-            if let Some(part) = self.parts.get_mut(number as usize) {
-                part.crowded |= part.candidates.len() >= CROWD;
-                if !part.crowded {
-                    part.candidates.push(base);
+                part.crowded = part.candidates.len() >= CROWD;
+                part.candidates.push(base);
+                if part.crowded {
+                    part.candidates.clear();
                 }
             }
+            !self.exhausted()
+        });
+        for (number, of) in copies {
+            let found = parts.get(of as usize);
+            let found = found.map(|part| (part.candidates.clone(), part.crowded));
+            if let (Some(part), Some((candidates, crowded))) =
+                (parts.get_mut(number as usize), found)
+            {
+                self.worked(candidates.len() as u64);
+                (part.candidates, part.crowded) = (candidates, crowded);
+            }
         }
+        self.parts = parts;
     }
 
     /// The dynamic symbol table says where what is exported lies.
@@ -251,23 +283,39 @@ impl<'s, 'a> System<'s, 'a> {
         self.drain();
     }
 
-    /// Drops candidates until nothing changes.
+    /// Drops candidates until nothing changes. Sections that can only be in one place come first: most is known from
+    /// them when the others have their turn.
     fn narrow(&mut self) -> Result<(), Refusal> {
         let mut order: Vec<u32> = (0..u32::try_from(self.parts.len()).unwrap_or(NONE)).collect();
         let fixed = |number: &u32| self.parts.get(*number as usize).map_or(0, |p| p.fixed);
         order.sort_by_key(|number| std::cmp::Reverse(fixed(number)));
+        let mut most = 1;
         loop {
             let mut changed = false;
             for &number in &order {
-                changed |= self.narrow_one(number);
-                if self.work.get() >= WORK {
+                let part = self.parts.get(number as usize);
+                if part.is_some_and(|part| part.candidates.len() <= most) {
+                    changed |= self.narrow_one(number);
+                }
+                if self.exhausted() {
                     return Err(Refusal::TooMuch);
                 }
             }
-            if !changed {
-                return Ok(());
-            }
+            most = match (changed, most) {
+                (true, _) => 1,
+                (false, CROWD..) => return Ok(()),
+                (false, _) => most.saturating_mul(8),
+            };
         }
+    }
+
+    /// Counts relocations that are read and lines of 64 bytes that are compared.
+    fn worked(&self, amount: u64) {
+        self.work.set(self.work.get().saturating_add(amount));
+    }
+
+    fn exhausted(&self) -> bool {
+        self.work.get() >= self.limit
     }
 
     fn narrow_one(&mut self, number: u32) -> bool {
@@ -350,7 +398,7 @@ impl<'s, 'a> System<'s, 'a> {
             let Some(part) = self.parts.get(number as usize) else {
                 continue;
             };
-            if part.base.is_some() || self.work.get() >= WORK {
+            if part.base.is_some() || self.exhausted() {
                 continue;
             }
             match self.place(number, base) {
@@ -386,7 +434,7 @@ impl<'s, 'a> System<'s, 'a> {
     /// Whether the bytes that no relocation touches are at `base`.
     pub fn fits(&self, section: &Section<'_>, base: u64) -> bool {
         let lines = (section.data.len() as u64 / 64).saturating_add(1);
-        self.work.set(self.work.get().saturating_add(lines));
+        self.worked(lines);
         if base & section.align.wrapping_sub(1) != 0 {
             return false;
         }
@@ -433,8 +481,7 @@ impl<'s, 'a> System<'s, 'a> {
         };
         implied.bases.insert(number, base);
         let count = section.relocations.len() as u64;
-        self.work
-            .set(self.work.get().saturating_add(count).saturating_add(1));
+        self.worked(count.saturating_add(1));
         for relocation in &section.relocations {
             let contradiction = |cause| Contradiction {
                 offset: relocation.offset,
@@ -591,7 +638,7 @@ impl<'s, 'a> System<'s, 'a> {
             }
         }
         let length = piece.len() as u64;
-        self.work.set(self.work.get().saturating_add(length / 64));
+        self.worked(length / 64);
         if self.target.at(at, length) != Some(piece) {
             return Err(Cause::Merged(at, (object, section_number, offset)));
         }
