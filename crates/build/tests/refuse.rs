@@ -268,6 +268,23 @@ fn link_time_optimisation() {
 }
 
 #[test]
+fn a_relocation_that_is_not_known() {
+    let how = How {
+        compile: &["-O2", "-fPIE", "-mcmodel=large"],
+        link: &["-pie", "-lm"],
+        ..PLAIN
+    };
+    let built = program(how, None);
+    match built.place() {
+        Ok(placement) => {
+            let refusal = placement.find(0, "dispatch").unwrap_err();
+            assert!(matches!(refusal, Refusal::Relocation { .. }), "{refusal}");
+        }
+        Err(refusal) => assert!(matches!(refusal, Refusal::WrongProgram { .. }), "{refusal}"),
+    }
+}
+
+#[test]
 fn files_of_another_kind() {
     let built = program(PLAIN, None);
     let object = Object {
@@ -341,6 +358,11 @@ fn damaged_files() {
         }
     }
     println!("{accepted} flips outside of what the objects are");
+    for at in (0..built.linked.len()).step_by(3) {
+        let mut damaged = built.linked.clone();
+        damaged[at] ^= 0x81;
+        let _ = place::identical(&built.stripped, &damaged);
+    }
     for (number, (name, bytes)) in built.objects.iter().enumerate() {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();

@@ -289,14 +289,17 @@ pub(super) fn is_like(system: &System<'_, '_>, number: u32, base: u64) -> bool {
 
 /// For each part that was not found: the place in the target that is most like it, where most of it is.
 pub(super) fn resembling(system: &System<'_, '_>, missing: &[u32]) -> HashMap<u32, u64> {
+    if missing.is_empty() {
+        return HashMap::new();
+    }
+    let census = search::Census::of(system.target);
     let mut anchors = Vec::new();
     let mut counts: HashMap<u32, usize> = HashMap::new();
     for &number in missing {
         let part = system.parts.get(number as usize);
         if let Some(section) = part.and_then(|part| system.section(part)) {
-            let before = anchors.len();
-            search::anchors(section, number, ANCHORS, &mut anchors);
-            counts.insert(number, anchors.len().saturating_sub(before));
+            let looked = census.anchors(section, number, ANCHORS, &mut anchors);
+            counts.insert(number, looked);
         }
     }
     let mut votes: HashMap<(u32, u64), usize> = HashMap::new();

@@ -9,6 +9,8 @@ use super::relocatable::Section;
 const WIDTH: usize = size_of::<u64>();
 /// How many places of a section are looked at to find bytes that are not everywhere.
 const TRIED: usize = 64;
+/// What occurs more often than this tells little about where a section was.
+const COMMON: u8 = 16;
 
 /// Eight bytes of a section that no relocation touches.
 pub(super) struct Anchor {
@@ -84,35 +86,36 @@ fn hash(key: u64, bits: u32) -> usize {
     (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits)) as usize
 }
 
-/// Up to `count` anchors, spread over a section.
-pub(super) fn anchors(section: &Section<'_>, owner: u32, count: usize, into: &mut Vec<Anchor>) {
-    let step = (section.data.len() / count.max(1)).max(WIDTH);
-    let mut next = 0usize;
-    for fixed in section.fixed() {
-        let mut at = fixed.start.max(next);
-        while at.saturating_add(WIDTH) <= fixed.end {
-            if let Some(key) = u64_at(section.data, at)
-                && distinct(key) > 2
-            {
-                let offset = at as u64;
-                into.push(Anchor { key, offset, owner });
+impl Census {
+    /// Up to `count` anchors, spread over a section, that are not everywhere in the target. Gives how many were looked
+    /// at, those that are nowhere in it included.
+    pub fn anchors(
+        &self,
+        section: &Section<'_>,
+        owner: u32,
+        count: usize,
+        into: &mut Vec<Anchor>,
+    ) -> usize {
+        let step = (section.data.len() / count.max(1)).max(WIDTH);
+        let (mut next, mut looked) = (0usize, 0usize);
+        for fixed in section.fixed() {
+            let mut at = fixed.start.max(next);
+            while at.saturating_add(WIDTH) <= fixed.end {
+                if let Some(key) = u64_at(section.data, at)
+                    && self.count(key) <= COMMON
+                {
+                    looked = looked.saturating_add(1);
+                    if self.count(key) != 0 {
+                        let offset = at as u64;
+                        into.push(Anchor { key, offset, owner });
+                    }
+                }
+                at = at.saturating_add(step);
+                next = at;
             }
-            at = at.saturating_add(step);
-            next = at;
         }
+        looked
     }
-}
-
-fn distinct(key: u64) -> u32 {
-    let bytes = key.to_le_bytes();
-    let first = |(at, byte): (usize, &u8)| !bytes.iter().take(at).any(|other| other == byte);
-    bytes
-        .iter()
-        .enumerate()
-        .filter(|&pair| first(pair))
-        .count()
-        .try_into()
-        .unwrap_or(0)
 }
 
 /// Calls `hit(owner, base)` for each place in the target's code where an anchor is; `base` is where its section would

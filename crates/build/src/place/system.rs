@@ -17,7 +17,7 @@ use super::rewrite::{self, Value};
 use super::{Refusal, search};
 
 /// Fewer fixed bytes than this in only one place of the target may be chance.
-const ENOUGH: usize = 16;
+const ENOUGH: usize = 24;
 /// More candidates than this say nothing.
 const CROWD: usize = 1024;
 /// How often each relocation is read and each line of 64 bytes compared, on the average, at most.
@@ -292,6 +292,7 @@ impl<'s, 'a> System<'s, 'a> {
         let mut most = 1;
         loop {
             let mut changed = false;
+            self.worked(order.len() as u64 / 16);
             for &number in &order {
                 let part = self.parts.get(number as usize);
                 if part.is_some_and(|part| part.candidates.len() <= most) {
