@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, GasFormatter, Instruction};
+use object::elf;
 
 use super::linked::Linked;
 use super::refusal::SideBySide;
-use super::relocatable::{Form, Kind, Relocatable, Relocation, Section};
+use super::relocatable::{Form, Kind, Place, Relocatable, Relocation, Section};
 use super::system::{Cause, Contradiction, System, piece};
 use super::{Refusal, search};
 
@@ -17,15 +18,19 @@ const SHIFT: u64 = 4;
 /// A difference in data is followed over this many references.
 const DEPTH: usize = 4;
 
-/// What differs if a part lies at `base`.
-pub(super) fn at(system: &System<'_, '_>, part: u32, base: u64) -> Option<Refusal> {
-    follow(system, part, base, String::new(), DEPTH)
+/// What differs if a part lies at `base`, from an offset on.
+pub(super) fn at(
+    system: &System<'_, '_>,
+    part: u32,
+    (base, from): (u64, usize),
+) -> Option<Refusal> {
+    follow(system, part, (base, from), String::new(), DEPTH)
 }
 
 fn follow(
     system: &System<'_, '_>,
     number: u32,
-    base: u64,
+    (base, from): (u64, usize),
     used_by: String,
     depth: usize,
 ) -> Option<Refusal> {
@@ -33,15 +38,18 @@ fn follow(
     let object = system.objects.get(part.object as usize)?;
     let section = system.section(part)?;
     let runs = system.runs(section, base).unwrap_or_default();
-    let byte = search::first_difference(section, runs);
+    let byte = search::first_difference(section, runs, from..usize::MAX);
     let contradiction = system.contradiction(number, base);
-    let first = contradiction.filter(|c| byte.is_none_or(|byte| (c.offset as usize) < byte));
+    let first = contradiction.filter(|c| {
+        let offset = c.offset as usize;
+        from <= offset && byte.is_none_or(|byte| offset < byte)
+    });
     let offset = first.as_ref().map_or(byte, |c| Some(c.offset as usize))?;
     let place = (part.section as usize, offset as u64);
     let symbol = spoken(object, place.0, place.1);
     let deeper = |number, base| {
         let depth = depth.checked_sub(1)?;
-        follow(system, number, base, refers(&symbol), depth)
+        follow(system, number, (base, 0), refers(&symbol), depth)
     };
     match first.as_ref().map(|c| &c.cause) {
         Some(&Cause::Content(number, base)) => {
@@ -287,8 +295,9 @@ pub(super) fn is_like(system: &System<'_, '_>, number: u32, base: u64) -> bool {
     same.saturating_mul(2) > all || resembling(system, &[number]).contains_key(&number)
 }
 
-/// For each part that was not found: the place in the target that is most like it, where most of it is.
-pub(super) fn resembling(system: &System<'_, '_>, missing: &[u32]) -> HashMap<u32, u64> {
+/// For each part that was not found: the place in the target that is most like it, where most of it is, and the offset
+/// of the first function that is not.
+pub(super) fn resembling(system: &System<'_, '_>, missing: &[u32]) -> HashMap<u32, (u64, usize)> {
     if missing.is_empty() {
         return HashMap::new();
     }
@@ -323,13 +332,48 @@ pub(super) fn resembling(system: &System<'_, '_>, missing: &[u32]) -> HashMap<u3
         if all < 4 || found.saturating_mul(2) < all {
             return None;
         }
-        // What follows the first difference is shifted: the base is the one at which most of the beginning fits.
-        let fits = |base: u64| {
-            let runs = system.target.from(base).unwrap_or_default();
-            search::first_difference(section, runs).unwrap_or(usize::MAX)
-        };
-        let &(base, _) = cluster().max_by_key(|(base, count)| (fits(*base), *count))?;
-        Some((number, base))
+        let bases: Vec<u64> = cluster().map(|(base, _)| *base).collect();
+        Some((number, first_changed(system, number, top, &bases)?))
     });
     best.collect()
+}
+
+/// Functions may have moved by different amounts. The first that is at none of the bases is the one that was changed,
+/// or lies behind what was put in; it is compared where it would follow the one before.
+fn first_changed(
+    system: &System<'_, '_>,
+    number: u32,
+    top: u64,
+    bases: &[u64],
+) -> Option<(u64, usize)> {
+    let part = system.parts.get(number as usize)?;
+    let section = system.section(part)?;
+    let object = system.objects.get(part.object as usize)?;
+    let mut functions: Vec<(usize, usize)> = object
+        .symbols
+        .iter()
+        .filter(|s| s.kind == elf::STT_FUNC && s.place == Place::Section(part.section))
+        .filter_map(|s| {
+            let start = usize::try_from(s.value).ok()?;
+            Some((start, start.checked_add(usize::try_from(s.size).ok()?)?))
+        })
+        .collect();
+    functions.sort_unstable();
+    let is_at = |base: u64, (start, end): (usize, usize)| {
+        let runs = system.target.from(base).unwrap_or_default();
+        search::first_difference(section, runs, start..end).is_none()
+    };
+    let mut before = None;
+    for function in functions {
+        let mut tried = before.into_iter().chain([top]).chain(bases.iter().copied());
+        match tried.find(|base| is_at(*base, function)) {
+            Some(base) => before = Some(base),
+            // Functions begin at multiples of the alignment wherever they have moved.
+            None => {
+                let base = before.unwrap_or(top) & !section.align.wrapping_sub(1);
+                return Some((base, function.0));
+            }
+        }
+    }
+    Some((top, 0))
 }

@@ -83,7 +83,7 @@ pub fn objects<'a>(target: &'a [u8], objects: &[Object<'a>]) -> Result<Placement
     // A few functions may be in any program by chance, and lead anywhere.
     if let Some(broken) = &system.broken
         && (found(&system) > 4 || explain::is_like(&system, broken.part, broken.base))
-        && let Some(refusal) = explain::at(&system, broken.part, broken.base)
+        && let Some(refusal) = explain::at(&system, broken.part, (broken.base, 0))
     {
         return Err(refusal);
     }
@@ -240,21 +240,24 @@ fn missing(system: &System<'_, '_>) -> Result<HashMap<u32, String>, Refusal> {
         let Some(section) = system.section(part) else {
             continue;
         };
-        let alike = |base: &u64| free(*base, section.size);
-        let dropped = part.dropped.as_ref().map(|(base, _)| *base);
+        let alike = |(base, _): &(u64, usize)| free(*base, section.size);
+        let dropped = part.dropped.as_ref().map(|(base, _)| (*base, 0));
         let fixed: usize = section.fixed().map(|fixed| fixed.len()).sum();
         let there = dropped
             .filter(|_| fixed >= 32)
             .filter(alike)
             .or_else(|| resembling.get(&number).copied().filter(alike));
-        if let Some(base) = there {
+        if let Some(place) = there {
             // A copy of an inline function that differs from the one that was kept resembles it.
             if section.comdat.is_none()
-                && let Some(refusal) = explain::at(system, number, base)
+                && let Some(refusal) = explain::at(system, number, place)
             {
                 return Err(refusal);
             }
-            clauses.insert(number, format!(" (what is most like it is at {base:#x})"));
+            clauses.insert(
+                number,
+                format!(" (what is most like it is at {:#x})", place.0),
+            );
         }
     }
     Ok(clauses)

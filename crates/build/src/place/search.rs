@@ -163,12 +163,20 @@ pub(super) fn find(
 
 /// Whether a section's fixed bytes are at `base`.
 pub(super) fn matches(section: &Section<'_>, runs: &[u8]) -> bool {
-    first_difference(section, runs).is_none()
+    first_difference(section, runs, 0..usize::MAX).is_none()
 }
 
-/// The first fixed byte that is not what it should be.
-pub(super) fn first_difference(section: &Section<'_>, runs: &[u8]) -> Option<usize> {
+/// The first fixed byte within a range of a section that is not what it should be.
+pub(super) fn first_difference(
+    section: &Section<'_>,
+    runs: &[u8],
+    within: Range<usize>,
+) -> Option<usize> {
     for fixed in section.fixed() {
+        let fixed = fixed.start.max(within.start)..fixed.end.min(within.end);
+        if fixed.is_empty() {
+            continue;
+        }
         let (built, runs) = (section.data.get(fixed.clone()), runs.get(fixed.clone()));
         if built == runs {
             continue;
