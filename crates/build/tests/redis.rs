@@ -145,4 +145,47 @@ fn redis() {
     }
     println!("  {right} symbols right, {statics} of them static; {missing} static ones not found");
     assert!(right > 4000);
+
+    // One changed bit in any function is seen.
+    let functions: Vec<_> = (0..objects.len())
+        .flat_map(|n| placement.located(n))
+        .filter(|(_, located)| placement.fingerprint(located).is_some())
+        .collect();
+    let text = target.windows(64).position(|w| {
+        let (_, first) = functions[0];
+        symbols.fingerprint(&first).is_some() && w == code_of(&linked, first.svma)
+    });
+    let bias = functions[0].1.svma as usize - text.expect("the first function is in the file");
+    let (mut seen, mut unseen) = (0, 0);
+    for step in 0..400 {
+        let (name, located) = functions[step * 7919 % functions.len()];
+        let at = located.svma as usize + step * 31 % located.size as usize - bias;
+        let mut changed = target.clone();
+        changed[at] ^= 1 << (step % 8);
+        match place::objects(&changed, &objects) {
+            Err(_) => seen += 1,
+            Ok(_) => {
+                unseen += 1;
+                println!(
+                    "  a bit at {at:#x} in {} is not seen",
+                    String::from_utf8_lossy(name)
+                );
+            }
+        }
+    }
+    println!("  of 400 changed bits of code {seen} are seen");
+    assert!(
+        unseen < 4,
+        "where only one reference says where a variable is"
+    );
+}
+
+/// 64 bytes of an executable at an address.
+fn code_of(file: &[u8], svma: u64) -> &[u8] {
+    use object::{Object as _, ObjectSegment as _};
+    let file = object::File::parse(file).unwrap();
+    let found = file
+        .segments()
+        .find_map(|s| s.data_range(svma, 64).ok().flatten());
+    found.unwrap()
 }

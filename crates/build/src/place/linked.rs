@@ -1,10 +1,12 @@
 //! A linked file: what is mapped where, and what the dynamic loader is told to put there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use object::elf::{self, FileHeader64, ProgramHeader64, Sym64};
-use object::read::elf::{FileHeader as _, ProgramHeader as _, Rela as _, SectionTable, Sym as _};
+use object::read::elf::{
+    FileHeader as _, ProgramHeader as _, Rela as _, SectionHeader as _, SectionTable, Sym as _,
+};
 use object::{LittleEndian as Le, pod};
 
 use super::Refusal;
@@ -22,6 +24,7 @@ pub(super) struct Linked<'a> {
     /// Sorted by address.
     dynamic: Vec<Dynamic>,
     names: Option<Names>,
+    imports: HashSet<&'a [u8]>,
 }
 
 /// A PT_LOAD.
@@ -123,6 +126,7 @@ impl<'a> Linked<'a> {
             bytes,
             dynamic: Vec::new(),
             names: None,
+            imports: HashSet::new(),
         };
         linked.read_dynamic(&malformed)?;
         Ok(linked)
@@ -191,6 +195,12 @@ impl<'a> Linked<'a> {
             }));
         }
         self.dynamic.sort_unstable_by_key(|dynamic| dynamic.at);
+        let undefined = |d: &&Dynamic| {
+            self.symbol_of(d)
+                .is_some_and(|symbol| symbol.st_shndx(Le) == elf::SHN_UNDEF)
+        };
+        let imports = self.dynamic.iter().filter(undefined);
+        self.imports = imports.filter_map(|d| self.name_of(d)).collect();
         Ok(())
     }
 
@@ -295,6 +305,20 @@ impl<'a> Linked<'a> {
             elf::R_X86_64_JUMP_SLOT | elf::R_X86_64_GLOB_DAT
         )
         .then(|| self.name_of(dynamic))?
+    }
+
+    /// Whether a function that the dynamic loader finds by this name can lie at an address: only a stub for it can, which
+    /// may be of a kind that is not understood.
+    pub fn may_be(&self, name: &[u8], svma: u64) -> bool {
+        let in_plt = || {
+            self.sections.iter().any(|section| {
+                let name = self.sections.section_name(Le, section);
+                let into = svma.checked_sub(section.sh_addr(Le));
+                name.is_ok_and(|name| name.starts_with(b".plt"))
+                    && into.is_some_and(|into| into < section.sh_size(Le))
+            })
+        };
+        !self.imports.contains(name) || (svma.is_multiple_of(16) && in_plt())
     }
 
     /// What this file itself exports: name, address.

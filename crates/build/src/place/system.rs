@@ -549,6 +549,11 @@ impl<'s, 'a> System<'s, 'a> {
         if let (Some(stub), true) = (stub, name.definitions.is_empty()) {
             return Err(Cause::Import(String::from_utf8_lossy(stub).into_owned()));
         }
+        if let (Fact::Address(at), true) = (fact, name.definitions.is_empty())
+            && !self.target.may_be(symbol.name, at)
+        {
+            return Err(Cause::Impossible);
+        }
         let known = name
             .fact
             .or_else(|| implied.names.get(&name_number).copied());
