@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, GasFormatter, Instruction};
 use object::elf;
 
+use super::follow::{Cause, Contradiction, piece};
 use super::linked::Linked;
 use super::refusal::SideBySide;
 use super::relocatable::{Form, Kind, Place, Relocatable, Relocation, Section};
-use super::system::{Cause, Contradiction, System, piece};
+use super::system::System;
 use super::{Refusal, search};
 
 /// Anchors of a section that is looked for in pieces.

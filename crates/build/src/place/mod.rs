@@ -10,6 +10,7 @@
 //! Neither reads the target's own symbol table. Whatever comes from a file is hostile here.
 
 mod explain;
+mod follow;
 mod identical;
 mod linked;
 mod placement;
