@@ -338,3 +338,34 @@ fn rust() {
     println!("{right} right, {:?}", placement.share());
     assert!(right > 12 && ours >= 4, "{right} {ours}");
 }
+
+/// Copies of inline functions that differ, since their objects were compiled in different ways: one is kept.
+#[test]
+fn copies_that_differ() {
+    for linker in LINKERS {
+        let dir = tempfile::tempdir().unwrap();
+        let sources = cxx_sources();
+        let mut objects = Vec::new();
+        for ((name, text), flags) in sources.iter().zip([["-O2"], ["-O0"]]) {
+            let how = How {
+                compiler: "g++",
+                compile: &flags,
+                link: &[],
+            };
+            objects.extend(compile(how, dir.path(), &[(name, text)]));
+        }
+        let how = How {
+            compiler: "g++",
+            compile: &[],
+            link: &[linker],
+        };
+        let built = link(how, dir, &objects);
+        check(linker, &built, 30);
+        let placement = built.place().unwrap();
+        assert!(placement.share().discarded > 0);
+        let inline = "_Z8describeRK5Shape";
+        let [first, second] = [0, 1].map(|object| placement.find(object, inline).unwrap());
+        assert_eq!(first, second);
+        assert_eq!(first, built.symbols().find(None, inline).unwrap());
+    }
+}

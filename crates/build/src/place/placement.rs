@@ -50,6 +50,8 @@ struct Known {
     fact: Option<Fact>,
     /// More than one object defines it.
     several: bool,
+    /// The definition that is there.
+    kept: Option<Located>,
 }
 
 /// What is known of a section.
@@ -137,13 +139,30 @@ pub fn objects<'a>(target: &'a [u8], objects: &[Object<'a>]) -> Result<Placement
             objects: objects.len(),
         });
     }
-    let mut names = HashMap::new();
+    let mut names: HashMap<&[u8], Known> = HashMap::new();
     for (number, object) in (0u32..).zip(&objects) {
         for (at, symbol) in object.symbols.iter().enumerate() {
             if let Some(name) = system.name_of(number, at) {
-                let several = name.definitions.len() > 1;
-                let fact = name.fact;
-                names.insert(symbol.name, Known { fact, several });
+                let known = names.entry(symbol.name).or_insert(Known {
+                    fact: name.fact,
+                    several: name.definitions.len() > 1,
+                    kept: None,
+                });
+                let state = match symbol.place {
+                    Place::Section(section) => states
+                        .get(number as usize)
+                        .and_then(|sections| sections.get(section as usize)),
+                    _ => None,
+                };
+                if let (Some(State::At(base)), Some(Fact::Address(svma))) = (state, name.fact)
+                    && base.wrapping_add(symbol.value) == svma
+                {
+                    known.kept = Some(Located {
+                        svma,
+                        size: symbol.size,
+                        kind: kind(symbol),
+                    });
+                }
             }
         }
     }
@@ -414,29 +433,7 @@ impl<'a> Placement<'a> {
 
     /// Of a function that several objects define: the one that the linker kept.
     fn kept(&self, symbol: &Symbol<'a>) -> Option<Located> {
-        let known = self.names.get(symbol.name).filter(|_| !symbol.local)?;
-        let Some(Fact::Address(svma)) = known.fact else {
-            return None;
-        };
-        self.objects
-            .iter()
-            .zip(&self.states)
-            .find_map(|(object, states)| {
-                object.symbols.iter().find_map(|other| {
-                    let Place::Section(section) = other.place else {
-                        return None;
-                    };
-                    let same = !other.local && other.name == symbol.name;
-                    let at = states.get(section as usize).filter(|_| same)?;
-                    let there =
-                        matches!(at, State::At(base) if base.wrapping_add(other.value) == svma);
-                    there.then(|| Located {
-                        svma,
-                        size: other.size,
-                        kind: kind(other),
-                    })
-                })
-            })
+        self.names.get(symbol.name).filter(|_| !symbol.local)?.kept
     }
 
     /// What a patch records of a function that it replaces.
