@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use livegraft_build::compare::{Options, compare, extract};
-use livegraft_build::emit::{Error, emit, is_extract};
+use livegraft_build::emit::{Error, emit_by_name, is_extract};
 use livegraft_patchfile::{Input, Patch, Place, Target, TargetElf};
 
 const A: &str =
@@ -77,8 +77,9 @@ fn make(extracts: &[&[u8]], target: &[u8]) -> Result<Vec<u8>, Error> {
         path: Path::new("program"),
         bytes: target,
         debug: None,
+        symbols: None,
     };
-    emit(&inputs, &target)
+    emit_by_name(&inputs, &target)
 }
 
 /// What of the target a patch refers to, with its sympos.
