@@ -3,13 +3,12 @@
 /// The name that a clone or a static variable has apart from its numbers: `count.3` is `count`,
 /// `foo.constprop.1.isra.0` is `foo.constprop.isra`. Numbers change with every function that is added.
 pub(super) fn key(name: &str) -> String {
-    let mut parts = name.split('.');
-    let mut key = match parts.next() {
-        // `.L` names and the like begin with the dot itself.
-        Some("") => format!(".{}", parts.next().unwrap_or_default()),
-        Some(first) => first.to_owned(),
-        None => String::new(),
-    };
+    // `.L` names and the like begin with the dot itself.
+    let (dot, rest) = name
+        .strip_prefix('.')
+        .map_or(("", name), |rest| (".", rest));
+    let mut parts = rest.split('.');
+    let mut key = format!("{dot}{}", parts.next().unwrap_or_default());
     for part in parts {
         if !is_number(part) && part != "localalias" && part != "lto_priv" {
             key.push('.');
