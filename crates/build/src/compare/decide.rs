@@ -181,8 +181,15 @@ impl State<'_, '_, '_> {
         for (&number, &(_, at)) in differs {
             let why = pair.new.item(number).map(|item| {
                 let name = item.section.zip(inlined.as_ref());
-                let name =
-                    name.and_then(|(section, i)| i.at(section, item.start.saturating_add(at)));
+                let name = name.and_then(|(section, i)| {
+                    let name = i.at(section, item.start.saturating_add(at))?;
+                    // Where it was inlined and nothing differs, it is not what changed.
+                    let differs_at = |(section, at)| {
+                        let item = pair.new.item_at(section, at);
+                        item.is_none_or(|i| differs.contains_key(&i) || self.is_part_of(i, differs))
+                    };
+                    i.places(name).all(differs_at).then_some(name)
+                });
                 let callee = || self.relied_on(number, differs);
                 match name {
                     Some(name) => Why::Inlined(name.to_owned()),
@@ -194,6 +201,12 @@ impl State<'_, '_, '_> {
                 .or_default()
                 .insert(why.unwrap_or(Why::Code));
         }
+    }
+
+    fn is_part_of(&self, item: usize, differs: &HashMap<usize, (u64, u64)>) -> bool {
+        let module = self.pair.new;
+        let owner = module.item(item).and_then(|i| part_owner(module, i));
+        self.new.contains(&item) || owner.is_some_and(|o| differs.contains_key(&o))
     }
 
     /// A changed function that this one calls, if all that differs are registers and moves.

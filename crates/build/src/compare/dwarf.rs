@@ -142,6 +142,7 @@ impl LineTable {
 /// Functions that were inlined: section, offsets, the name, how deep.
 pub(super) struct Inlined {
     ranges: Vec<(u64, u64, String, isize)>,
+    places: HashMap<String, Vec<u64>>,
 }
 
 impl Inlined {
@@ -172,7 +173,24 @@ impl Inlined {
             }
         }
         ranges.sort_by_key(|r| r.0);
-        Some(Inlined { ranges })
+        let mut places: HashMap<String, Vec<u64>> = HashMap::new();
+        for (begin, _, name, _) in &ranges {
+            match places.get_mut(name) {
+                // Of so many places some tell enough.
+                Some(known) if known.len() < 1 << 12 => known.push(*begin),
+                Some(_) => {}
+                None => drop(places.insert(name.clone(), vec![*begin])),
+            }
+        }
+        Some(Inlined { ranges, places })
+    }
+
+    /// Where a function was inlined: section and offset.
+    pub fn places(&self, name: &str) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let named = self.places.get(name).map_or(&[][..], Vec::as_slice);
+        named
+            .iter()
+            .map(|at| ((at >> 32) as usize, at & 0xffff_ffff))
     }
 
     /// The innermost function that was inlined at a place.

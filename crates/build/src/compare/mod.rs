@@ -102,7 +102,8 @@ impl Status {
 pub enum Why {
     /// Its code differs, and nothing tells more.
     Code,
-    /// What differs first was inlined from this function, as the debug information says.
+    /// What differs first was inlined from this function, as the debug information says, and so do all functions that it
+    /// was inlined into.
     Inlined(String),
     /// It is a part that the compiler split off this function.
     Part(String),
@@ -121,7 +122,9 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::Code => write!(f, "its code differs"),
-            Why::Inlined(name) => write!(f, "it differs in `{name}`, which is inlined into it"),
+            Why::Inlined(name) => {
+                write!(f, "it first differs in `{name}`, which is inlined into it")
+            }
             Why::Part(owner) => write!(f, "a part of `{owner}`"),
             Why::HasPart(part) => write!(f, "its part `{part}` differs"),
             Why::Registers(callee) => {
