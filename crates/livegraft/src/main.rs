@@ -38,9 +38,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a patch file from compiled, hand-written C
+    /// Make a patch file from compiled, hand-written C, or from what `diff` has extracted
     Pack {
-        /// Object files that hold the patch's code and its KLP_PATCH
+        /// Object files that hold the patch's code and its KLP_PATCH; or those that `diff -o` has written
         #[arg(required = true)]
         objects: Vec<PathBuf>,
         /// The executable or shared library that runs; once for each object that the patch changes

@@ -162,7 +162,15 @@ impl Found {
     fn existing(&mut self, state: &State<'_, '_, '_>, old: &Item, new: &Item) {
         let name = &old.name;
         if is_private_constant(state.pair.new, new) && is_private_constant(state.pair.old, old) {
-            // Functions that use it are changed and bring the new one.
+            // Functions that use it are changed and bring the new one. But a table of functions is often handed to others.
+            let pair = state.pair;
+            if points_to_code(pair.new, new) && !pair.same_value(old, new) {
+                let reason = format!(
+                    "the static table of functions `{name}` changed, and whoever has kept its address goes on with the \
+                     old one; allow that with --allow {name}"
+                );
+                self.add(RefusalKind::Data, name, reason);
+            }
             return;
         }
         if old.kind != new.kind {
@@ -342,6 +350,18 @@ impl Found {
             self.add(RefusalKind::Struct, name, reason);
         }
     }
+}
+
+/// Whether a constant holds the address of a function, or of something in another object that may be one.
+fn points_to_code(module: &Module<'_>, item: &Item) -> bool {
+    let relas = module.relas_of(item);
+    relas
+        .iter()
+        .any(|rela| match module.meaning(rela.symbol, rela.addend) {
+            Meaning::Item(to, 0) => module.item(to).is_some_and(|i| i.kind.is_code()),
+            Meaning::Extern(..) => true,
+            _ => false,
+        })
 }
 
 fn assembly(name: &str) -> String {
