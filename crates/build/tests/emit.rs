@@ -79,7 +79,7 @@ fn make(extracts: &[&[u8]], target: &[u8]) -> Result<Vec<u8>, Error> {
         debug: None,
         symbols: None,
     };
-    emit_by_name(&inputs, &target)
+    emit_by_name(&inputs, &[target])
 }
 
 /// What of the target a patch refers to, with its sympos.
@@ -170,6 +170,8 @@ fn refusals() {
         panic!()
     };
     assert_eq!((symbol.as_str(), file.as_str()), ("count", "a.c"));
+    let several = emit(&[], &[]);
+    assert_eq!(several, Err(Error::Targets { count: 0 }));
     let no_object = make(&[b"nothing"], &stripped);
     assert!(matches!(no_object, Err(Error::Pack(_))), "{no_object:?}");
     let hostile = |at: usize, value: u8| {

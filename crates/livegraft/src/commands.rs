@@ -55,12 +55,11 @@ pub fn pack(objects: &[PathBuf], targets: &[PathBuf], output: &Path) -> Outcome 
             symbols: None,
         })
         .collect();
-    let bytes = match targets.as_slice() {
-        // What `diff -o` has written has no klp structs yet.
-        [target] if inputs.iter().any(|input| emit::is_extract(input.bytes)) => {
-            emit::emit_by_name(&inputs, target)?
-        }
-        targets => livegraft_patchfile::pack(&inputs, targets).map_err(Failure::Pack)?,
+    // What `diff -o` has written has no klp structs yet.
+    let bytes = if inputs.iter().any(|input| emit::is_extract(input.bytes)) {
+        emit::emit_by_name(&inputs, &targets)?
+    } else {
+        livegraft_patchfile::pack(&inputs, &targets).map_err(Failure::Pack)?
     };
     let patch = Patch::parse(&bytes).map_err(|source| Failure::Patch {
         path: output.to_owned(),

@@ -35,6 +35,14 @@ pub enum Error {
         "an object with a KLP_PATCH can't be packed together with one that `livegraft diff -o` has written; make two patches"
     )]
     Mixed,
+    /// An extract belongs to one target.
+    #[error(
+        "{count} targets were given, but what `livegraft diff -o` has written belongs to one; make a patch for each"
+    )]
+    Targets {
+        /// How many.
+        count: usize,
+    },
     /// The target does not show a local symbol.
     #[error(
         "{target} has no symbol for the static `{symbol}` of {file}; give a target with its symbol table, or install its \
@@ -72,8 +80,14 @@ pub fn is_extract(bytes: &[u8]) -> bool {
 /// Makes a patch file of extracts for one target, whose symbols are found by their names.
 ///
 /// # Errors
-/// [`Error::Missing`] and [`Error::Ambiguous`] for what the target's symbols do not show, and what packing refuses.
-pub fn emit_by_name(extracts: &[Input<'_>], target: &Target<'_>) -> Result<Vec<u8>, Error> {
+/// [`Error::Targets`] for none or several, [`Error::Missing`] and [`Error::Ambiguous`] for what the target's symbols do
+/// not show, and what packing refuses.
+pub fn emit_by_name(extracts: &[Input<'_>], targets: &[Target<'_>]) -> Result<Vec<u8>, Error> {
+    let [target] = targets else {
+        return Err(Error::Targets {
+            count: targets.len(),
+        });
+    };
     let found = TargetElf::parse(target.path, target.bytes, target.debug)?;
     let name = found.object.clone();
     emit(
