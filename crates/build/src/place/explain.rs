@@ -1,6 +1,7 @@
 //! Why a section is not where it should be, in words: the first instruction or the data that differs.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, GasFormatter, Instruction};
 use object::elf;
@@ -8,7 +9,7 @@ use object::elf;
 use super::follow::{Cause, Contradiction, piece};
 use super::linked::Linked;
 use super::refusal::SideBySide;
-use super::relocatable::{Form, Kind, Place, Relocatable, Relocation, Section};
+use super::relocatable::{Form, Kind, Place, Relocatable, Relocation, Section, Symbol};
 use super::system::System;
 use super::{Refusal, search};
 
@@ -224,6 +225,7 @@ fn side_by_side(
     contradiction: Option<Contradiction>,
 ) -> Option<SideBySide> {
     let from = usize::try_from(start).ok()?;
+    let code_at = system.runs(section, base).unwrap_or_default();
     let code = section.data.get(from..)?;
     let mut decoder = Decoder::with_ip(64, code, base.wrapping_add(start), DecoderOptions::NONE);
     let mut instruction = Instruction::default();
@@ -243,12 +245,30 @@ fn side_by_side(
         let symbol = target_of(object, relocation, Some(end));
         built = format!("{built}  <{symbol}>");
     }
+    // Where nothing of the function is, what is there says nothing.
+    let size = object
+        .symbols
+        .iter()
+        .find(|s| s.value == start && s.kind == elf::STT_FUNC && is_in(object, s, section))
+        .map_or(0, |function| usize::try_from(function.size).unwrap_or(0));
+    let (same, all) = alike(section, code_at, from..from.saturating_add(size));
+    let other = at == from && contradiction.is_none() && same.saturating_mul(4) < all;
+    let runs = if other {
+        "(no code that is like it)".to_owned()
+    } else {
+        instruction_at(system.target, base.wrapping_add(at as u64))
+    };
     Some(SideBySide {
         offset: (at as u64).saturating_sub(start),
         built,
-        runs: instruction_at(system.target, base.wrapping_add(at as u64)),
+        runs,
         because: contradiction.map(|c| said(system, object, section, &c, Some(end))),
     })
+}
+
+fn is_in(object: &Relocatable<'_>, symbol: &Symbol<'_>, section: &Section<'_>) -> bool {
+    let defining = object.section_of(symbol);
+    defining.is_some_and(|(_, defining)| std::ptr::eq(defining, section))
 }
 
 /// The text of the instruction at an address of the target.
@@ -286,14 +306,21 @@ pub(super) fn is_like(system: &System<'_, '_>, number: u32, base: u64) -> bool {
         return false;
     };
     let runs = system.runs(section, base).unwrap_or_default();
+    let (same, all) = alike(section, runs, 0..usize::MAX);
+    same.saturating_mul(2) > all || resembling(system, &[number]).contains_key(&number)
+}
+
+/// How many fixed bytes of a range are there, and how many there are.
+fn alike(section: &Section<'_>, runs: &[u8], within: Range<usize>) -> (usize, usize) {
     let (mut same, mut all) = (0usize, 0usize);
     for fixed in section.fixed() {
+        let fixed = fixed.start.max(within.start)..fixed.end.min(within.end);
         let built = section.data.get(fixed.clone()).unwrap_or_default();
         let runs = runs.get(fixed).unwrap_or_default();
         all = all.saturating_add(built.len());
         same = same.saturating_add(built.iter().zip(runs).filter(|(a, b)| a == b).count());
     }
-    same.saturating_mul(2) > all || resembling(system, &[number]).contains_key(&number)
+    (same, all)
 }
 
 /// For each part that was not found: the place in the target that is most like it, where most of it is, and the offset
