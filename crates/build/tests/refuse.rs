@@ -143,6 +143,67 @@ fn changed_data() {
 }
 
 #[test]
+fn another_exception_is_caught() {
+    let original = [("x.cc", source("x.cc")), ("y.cc", source("y.cc"))];
+    let mut changed = original.clone();
+    changed[0].1 = changed[0]
+        .1
+        .replace("const std::exception &e", "const std::bad_alloc &e");
+    assert_ne!(original, changed);
+    for compiler in ["g++", "clang++"] {
+        for linker in ["-fuse-ld=bfd", "-fuse-ld=gold", "-fuse-ld=lld"] {
+            let how = How {
+                compiler,
+                compile: &["-O1"],
+                link: &[linker],
+            };
+            let [original, changed] = [&original, &changed].map(|sources| {
+                let sources: Vec<(&str, &str)> =
+                    sources.iter().map(|(n, t)| (*n, t.as_str())).collect();
+                build(how, &sources)
+            });
+            assert!(original.place().is_ok());
+            let refusal = place::objects(&changed.stripped, &original.views()).err();
+            let refusal = refusal.expect("a table differs");
+            println!("{compiler} {linker}: {refusal}");
+            assert!(matches!(
+                refusal,
+                Refusal::Data { .. } | Refusal::Code { .. }
+            ));
+        }
+    }
+}
+
+/// All objects have the same copy of it, and the program has another.
+#[test]
+fn a_changed_inline_function() {
+    let unit = |n: u32, factor: u32| {
+        format!(
+            "#include <cstdio>
+             inline __attribute__((noinline)) int shared(int x)
+             {{ std::printf(\"%d\\n\", x * {factor}); return x ^ (x >> 3) ^ 0x1234; }}
+             int part{n}(int x) {{ return shared(x + {n}) * 3 + shared(x * 5) + (x >> 2) * 77; }}"
+        )
+    };
+    let main =
+        "int part1(int), part2(int); int main(int c, char **) { return part1(c) + part2(c); }";
+    let [original, changed] = [11, 13].map(|factor| {
+        let how = How {
+            compiler: "g++",
+            ..PLAIN
+        };
+        let (one, two) = (unit(1, factor), unit(2, factor));
+        build(
+            how,
+            &[("one.cc", &one), ("two.cc", &two), ("main.cc", main)],
+        )
+    });
+    assert!(original.place().is_ok());
+    let refusal = place::objects(&changed.stripped, &original.views()).err();
+    is_code(&refusal.expect("it was changed"), "_Z6sharedi", "", "");
+}
+
+#[test]
 fn a_changed_pointer() {
     for how in [PLAIN, SECTIONS] {
         let change = ("a.c", "= { add, sub, mul,", "= { sub, add, mul,");

@@ -129,18 +129,18 @@ impl System<'_, '_> {
         if let (Some(stub), true) = (stub, name.definitions.is_empty()) {
             return Err(Cause::Import(String::from_utf8_lossy(stub).into_owned()));
         }
+        let known = name
+            .fact
+            .or_else(|| implied.names.get(&name_number).copied());
+        if let Some(known) = known {
+            return agree(known, fact);
+        }
         if let (Fact::Address(at), true) = (fact, name.definitions.is_empty())
             && !self.target.may_be(symbol.name, at)
         {
             return Err(Cause::Impossible);
         }
-        let known = name
-            .fact
-            .or_else(|| implied.names.get(&name_number).copied());
-        match known {
-            Some(known) => return agree(known, fact),
-            None => implied.names.insert(name_number, fact),
-        };
+        implied.names.insert(name_number, fact);
         let Some((object, number)) = name.strong else {
             return Ok(());
         };

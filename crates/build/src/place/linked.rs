@@ -307,8 +307,8 @@ impl<'a> Linked<'a> {
         .then(|| self.name_of(dynamic))?
     }
 
-    /// Whether a function that the dynamic loader finds by this name can lie at an address: only a stub for it can, which
-    /// may be of a kind that is not understood.
+    /// Whether what nobody exports, and the dynamic loader may find by this name, can lie at an address: of a function
+    /// only a stub for it can, which may be of a kind that is not understood, and not the copy of another variable.
     pub fn may_be(&self, name: &[u8], svma: u64) -> bool {
         let in_plt = || {
             self.sections.iter().any(|section| {
@@ -318,6 +318,12 @@ impl<'a> Linked<'a> {
                     && into.is_some_and(|into| into < section.sh_size(Le))
             })
         };
+        let copy = self
+            .dynamic_at(svma)
+            .filter(|d| d.r_type == elf::R_X86_64_COPY);
+        if let Some(copy) = copy {
+            return self.name_of(copy) == Some(name);
+        }
         !self.imports.contains(name) || (svma.is_multiple_of(16) && in_plt())
     }
 

@@ -19,6 +19,7 @@ mod relocatable;
 mod rewrite;
 mod search;
 mod system;
+mod unwinding;
 
 pub use identical::{Difference, Symbol, Symbols, identical};
 pub use placement::{Located, Placement, Share, objects};

@@ -16,6 +16,8 @@ pub(super) struct Relocatable<'a> {
     pub name: &'a str,
     pub sections: Vec<Section<'a>>,
     pub symbols: Vec<Symbol<'a>>,
+    /// The relocations of .eh_frame, by offset.
+    pub eh_frame: Vec<Relocation>,
 }
 
 /// A section that the linker brings into the program, or anything else (`placed` is false then).
@@ -185,6 +187,7 @@ impl<'a> Relocatable<'a> {
             name: file,
             sections: sections(&table, bytes, object, &malformed)?,
             symbols: symbols(&symtab, table.len(), &malformed)?,
+            eh_frame: Vec::new(),
         };
         relocatable.read_groups(&table, bytes, &malformed)?;
         relocatable.read_relocations(&table, &symtab, bytes, &malformed)?;
@@ -242,7 +245,8 @@ impl<'a> Relocatable<'a> {
             let Some(to) = self.sections.get_mut(number).filter(|_| number != 0) else {
                 continue;
             };
-            if !to.placed {
+            let frames = to.name == b".eh_frame";
+            if !to.placed && !frames {
                 continue;
             }
             if section.sh_type(Le) == elf::SHT_REL {
@@ -282,11 +286,16 @@ impl<'a> Relocatable<'a> {
                     addend: rela.r_addend(Le),
                     form,
                 };
+                if frames {
+                    self.eh_frame.push(relocation);
+                    continue;
+                }
                 if to.mask(&relocation).is_none() {
                     return Err(malformed("a relocation lies outside of its section"));
                 }
                 to.relocations.push(relocation);
             }
+            self.eh_frame.sort_by_key(|r| r.offset);
             to.relocations.sort_by_key(|r| r.offset);
             to.mark_calls();
         }

@@ -13,7 +13,7 @@ use object::elf;
 use super::follow::{Contradiction, Implied};
 use super::linked::Linked;
 use super::relocatable::{Kind, Place, Relocatable, Section};
-use super::{Refusal, search};
+use super::{Refusal, search, unwinding};
 
 /// Fewer fixed bytes than this in only one place of the target may be chance.
 const ENOUGH: usize = 24;
@@ -111,6 +111,11 @@ impl<'s, 'a> System<'s, 'a> {
         system.look_for_code();
         system.take_exports();
         system.narrow()?;
+        system.place_exception_tables();
+        system.check_copies();
+        if system.exhausted() {
+            return Err(Refusal::TooMuch);
+        }
         Ok(system)
     }
 
@@ -273,6 +278,60 @@ impl<'s, 'a> System<'s, 'a> {
                 (false, CROWD..) => return Ok(()),
                 (false, _) => most.saturating_mul(8),
             };
+        }
+    }
+
+    /// Call frame information says where a known function's exception table lies.
+    fn place_exception_tables(&mut self) {
+        let mut wanted = Vec::new();
+        for (number, object) in (0u32..).zip(self.objects) {
+            for (function, table) in unwinding::pairs(object) {
+                let lies = self
+                    .part_of(number, function.0)
+                    .and_then(|part| self.parts.get(part as usize)?.base);
+                // A copy that was left out lies where the kept one does, whose table may be another.
+                let copy = object.sections.get(function.0);
+                let certain = copy.is_some_and(|section| section.comdat.is_none());
+                if let (Some(base), Some(part)) = (lies, self.part_of(number, table.0)) {
+                    wanted.push((base.wrapping_add(function.1), part, table.1, certain));
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        let tables = unwinding::tables(self.target);
+        for (function, number, offset, certain) in wanted {
+            let Some(base) = tables.get(&function).and_then(|at| at.checked_sub(offset)) else {
+                continue;
+            };
+            self.queue.push((number, base, certain));
+            self.drain();
+            let known = self.parts.get(number as usize).and_then(|part| part.base);
+            if certain && known != Some(base) {
+                self.broken.get_or_insert(Broken { part: number, base });
+            }
+        }
+    }
+
+    /// Of copies that several objects may have, one is in the program: where the name is known to lie.
+    fn check_copies(&mut self) {
+        for name in self.names.iter().filter(|name| !name.indirect) {
+            let Some(fact) = name.fact else {
+                continue;
+            };
+            let copy = |&(object, symbol): &(u32, u32)| {
+                let (number, base) = self.begins(object, symbol, fact)?;
+                let part = self.parts.get(number as usize)?;
+                let kept = part.base == Some(base);
+                self.section(part)?.comdat.map(|_| (number, base, kept))
+            };
+            let copies: Option<Vec<_>> = name.definitions.iter().map(copy).collect();
+            if let Some(&[(part, base, _), ..]) = copies.as_deref()
+                && copies.iter().flatten().all(|(_, _, kept)| !kept)
+            {
+                self.broken.get_or_insert(Broken { part, base });
+            }
         }
     }
 
