@@ -170,7 +170,7 @@ fn refusals() {
         panic!()
     };
     assert_eq!((symbol.as_str(), file.as_str()), ("count", "a.c"));
-    let several = emit(&[], &[]);
+    let several = emit_by_name(&[], &[]);
     assert_eq!(several, Err(Error::Targets { count: 0 }));
     let no_object = make(&[b"nothing"], &stripped);
     assert!(matches!(no_object, Err(Error::Pack(_))), "{no_object:?}");
