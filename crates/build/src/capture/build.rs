@@ -127,7 +127,7 @@ impl<'a> Session<'a> {
     /// The patched build: as far as the build system can, only of what differs.
     pub(super) fn patched(&self, original: &Built) -> Result<Built, Error> {
         let tree = self.store.path("patched");
-        let record = if self.files.iter().all(|file| is_source(file)) {
+        let record = if !self.request.afresh && self.files.iter().all(|file| is_source(file)) {
             self.fetch_built(original, &tree)?;
             self.apply(&tree)?;
             match self.build(&tree, "patched") {

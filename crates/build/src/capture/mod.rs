@@ -15,6 +15,7 @@ mod again;
 mod arguments;
 mod build;
 mod changed;
+mod debian;
 mod diff;
 mod error;
 mod programs;
@@ -24,6 +25,7 @@ mod store;
 mod units;
 
 pub use arguments::Language;
+pub use debian::{DebianError, DebianSource, debian};
 pub use error::Error;
 pub use programs::{Likeness, Program};
 pub use record::Call;
@@ -44,6 +46,8 @@ pub struct Request {
     pub command: Vec<std::ffi::OsString>,
     /// Where builds are kept; `None`: livegraft/build in XDG_CACHE_HOME or ~/.cache.
     pub work: Option<PathBuf>,
+    /// The command is one that a built tree can't be given to again: the patched tree is built from nothing.
+    pub afresh: bool,
     /// Use no namespaces. The build then sees another path than the user's.
     pub plain: bool,
 }
