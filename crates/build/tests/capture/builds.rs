@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use livegraft_build::capture::{Language, Likeness};
+use livegraft_build::capture::{DebianSource, Language, Likeness};
 
 use super::case::{Case, functions, has, shell};
 
@@ -359,6 +359,56 @@ fn a_path_with_spaces_and_a_link_to_it() {
     case.request.source = link;
     let capture = case.pairs(&["lib/one.c"]);
     assert_eq!(capture.objects.len(), 1);
+}
+
+#[test]
+fn a_debian_package_is_built_by_its_own_rules() {
+    if !has(&["dpkg-buildpackage"]) {
+        return;
+    }
+    let case = with(&[
+        (
+            "debian/control",
+            "Source: prog\nMaintainer: A <a@b.c>\n\nPackage: prog\nArchitecture: any\nDescription: a program\n",
+        ),
+        (
+            "debian/changelog",
+            "prog (1.0) stable; urgency=low\n\n  * One.\n\n -- A <a@b.c>  Mon, 01 Jan 2024 00:00:00 +0000\n",
+        ),
+        (
+            "debian/rules",
+            "#!/usr/bin/make -f\nbuild build-arch:\n\tcase \"$$DEB_BUILD_OPTIONS\" in *nocheck*) ;; *) exit 1 ;; esac\n\
+             \tgcc $$(dpkg-buildflags --get CFLAGS) -Iinc main.c lib/one.c lib/two.c -o prog\nclean:\n\trm -f prog\nbinary binary-arch:\n\tfalse\n",
+        ),
+    ]);
+    fs::set_permissions(
+        case.source("debian/rules"),
+        fs::Permissions::from_mode(0o755),
+    )
+    .expect("a mode");
+    let source = DebianSource {
+        name: "prog".into(),
+        version: "1.0".into(),
+        directory: case.request.source.clone(),
+        installed: Vec::new(),
+    };
+    let mut case = case;
+    case.request = source.request(case.request.diff.clone(), case.request.work.clone());
+    case.edit(&[("lib/two.c", "x * 3", "x * 5")]);
+    let capture = case.pairs(&["lib/two.c"]);
+    assert!(
+        capture.pairs[0]
+            .call
+            .arguments
+            .iter()
+            .any(|a| a == "-fstack-protector-strong")
+    );
+    assert!(
+        capture
+            .programs
+            .iter()
+            .any(|program| program.path.ends_with("prog"))
+    );
 }
 
 /// Runs `as_another` below as nobody, who has no mount namespaces of his own but those of a user namespace.
