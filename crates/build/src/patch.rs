@@ -209,12 +209,8 @@ pub fn patch(capture: &Capture, targets: &[PathBuf], options: &Options) -> Resul
         functions.any(|function| function.status == Status::Changed)
     };
     if !sources.iter().any(replaces) {
-        let names: Vec<String> = aims
-            .iter()
-            .map(|aim| aim.path.display().to_string())
-            .collect();
         return Err(Error::NoChange {
-            program: names.join(", "),
+            program: listed(aims.iter().map(|aim| aim.path.as_path())),
         });
     }
     let (bytes, proofs) = assemble(&aims, &extracted, &whole)?;
@@ -225,6 +221,44 @@ pub fn patch(capture: &Capture, targets: &[PathBuf], options: &Options) -> Resul
         elsewhere,
         targets: paths.zip(proofs).collect(),
     })
+}
+
+/// Of installed programs the one that holds what the diff changes; one that is installed under several names counts once.
+///
+/// # Errors
+/// [`Error::NoChange`]; [`Error::SeveralPrograms`].
+pub fn changed_program(capture: &Capture, installed: &[PathBuf]) -> Result<PathBuf, Error> {
+    let mut changed: Vec<(&PathBuf, Vec<u8>)> = Vec::new();
+    for target in installed {
+        let Some((program, _)) = capture.program(target) else {
+            continue;
+        };
+        if changes(capture, program) {
+            let bytes = read(target)?;
+            if !changed.iter().any(|(_, other)| *other == bytes) {
+                changed.push((target, bytes));
+            }
+        }
+    }
+    match changed.as_slice() {
+        [(target, _)] => Ok((*target).clone()),
+        [] => Err(Error::NoChange {
+            program: "any installed program of the package".to_owned(),
+        }),
+        several => Err(Error::SeveralPrograms {
+            programs: listed(several.iter().map(|(target, _)| target.as_path())),
+        }),
+    }
+}
+
+fn changes(capture: &Capture, program: &Program) -> bool {
+    let mut built = capture.pairs.iter().filter_map(|pair| pair.built.as_ref());
+    built.any(|built| program.objects.contains(built))
+}
+
+fn listed<'p>(paths: impl Iterator<Item = &'p Path>) -> String {
+    let paths = paths.map(|path| path.display().to_string());
+    paths.collect::<Vec<String>>().join(", ")
 }
 
 fn source(pair: &Pair, compared: Comparison<'_>) -> Source {
@@ -246,11 +280,10 @@ fn aims<'c>(capture: &'c Capture, targets: &[PathBuf]) -> Result<Vec<Aim<'c>>, E
         aims.push(aim(target.clone(), read(target)?, program, false)?);
     }
     if targets.is_empty() {
-        let changes = |program: &&Program| {
-            let mut built = capture.pairs.iter().filter_map(|pair| pair.built.as_ref());
-            built.any(|built| program.objects.contains(built))
-        };
-        let programs: Vec<&Program> = capture.programs.iter().filter(changes).collect();
+        let programs = capture.programs.iter();
+        let programs: Vec<&Program> = programs
+            .filter(|program| changes(capture, program))
+            .collect();
         match programs.as_slice() {
             [program] => {
                 let bytes = read(&program.file)?;
@@ -262,11 +295,8 @@ fn aims<'c>(capture: &'c Capture, targets: &[PathBuf]) -> Result<Vec<Aim<'c>>, E
                 });
             }
             several => {
-                let names = several
-                    .iter()
-                    .map(|program| program.path.display().to_string());
                 return Err(Error::SeveralPrograms {
-                    programs: names.collect::<Vec<String>>().join(", "),
+                    programs: listed(several.iter().map(|program| program.path.as_path())),
                 });
             }
         }

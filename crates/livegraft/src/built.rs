@@ -53,8 +53,20 @@ struct Function {
     new_size: Option<u64>,
 }
 
+/// Where the source is from.
+pub enum Origin<'a> {
+    /// The user's tree, and the command that builds it.
+    Tree(Box<Request>),
+    /// `PACKAGE[=VERSION]` of Debian, built by its own rules.
+    Debian {
+        package: &'a str,
+        diff: &'a Path,
+        work: Option<&'a Path>,
+    },
+}
+
 /// Does it all. Ctrl-C ends it and leaves nothing behind.
-pub fn build(request: &Request, targets: &[PathBuf], output: &Path, options: &Options) -> Outcome {
+pub fn build(origin: Origin<'_>, targets: &[PathBuf], output: &Path, options: &Options) -> Outcome {
     name_of(output)?;
     let interrupt = Arc::new(AtomicBool::new(false));
     for signal in [
@@ -70,15 +82,9 @@ pub fn build(request: &Request, targets: &[PathBuf], output: &Path, options: &Op
         bar.set_style(style);
     }
     bar.enable_steady_tick(std::time::Duration::from_millis(100));
-    let shown = bar.clone();
-    let mut progress = move |phase| shown.set_message(spoken(phase));
-    let captured = capture::capture(request, &mut progress, &interrupt);
-    let captured = captured.inspect_err(|_| bar.finish_and_clear());
-    let captured = captured.map_err(|error| Failure::Capture(Box::new(error)))?;
-    bar.set_message("comparing, and looking for it in what runs");
-    let built = livegraft_build::patch(&captured, targets, options);
+    let made = make(origin, targets, options, &interrupt, &bar);
     bar.finish_and_clear();
-    let built = built.map_err(|error| Failure::Build(Box::new(error)))?;
+    let (built, reused) = made?;
     let patch = Patch::parse(&built.bytes).map_err(|source| Failure::Patch {
         path: output.to_owned(),
         source,
@@ -87,9 +93,58 @@ pub fn build(request: &Request, targets: &[PathBuf], output: &Path, options: &Op
     Ok(Shown::Made(Made::new(
         output,
         &built,
-        captured.reused,
+        reused,
         Info::new(&patch),
     )))
+}
+
+fn make(
+    origin: Origin<'_>,
+    targets: &[PathBuf],
+    options: &Options,
+    interrupt: &AtomicBool,
+    bar: &ProgressBar,
+) -> Result<(Built, bool), Failure> {
+    let (request, other, installed) = match origin {
+        Origin::Tree(request) => (*request, None, None),
+        Origin::Debian {
+            package,
+            diff,
+            work,
+        } => {
+            bar.set_message(format!("fetching the source of {package}"));
+            let (name, version) = match package.split_once('=') {
+                Some((name, version)) => (name, Some(version)),
+                None => (package, None),
+            };
+            let source = capture::debian(name, version, work, interrupt);
+            let source = source.map_err(|error| Failure::Debian(Box::new(error)))?;
+            let (diff, work) = (diff.to_owned(), work.map(Path::to_owned));
+            (
+                source.request(diff.clone(), work.clone()),
+                Some(source.request_with_packages(diff, work)),
+                Some(source.installed),
+            )
+        }
+    };
+    let shown = bar.clone();
+    let mut progress = move |phase| shown.set_message(spoken(phase));
+    let mut captured = capture::capture(&request, &mut progress, interrupt);
+    if let (Err(capture::Error::NoCalls), Some(other)) = (&captured, &other) {
+        captured = capture::capture(other, &mut progress, interrupt);
+    }
+    let captured = captured.map_err(|error| Failure::Capture(Box::new(error)))?;
+    bar.set_message("comparing, and looking for it in what runs");
+    let failed = |error| Failure::Build(Box::new(error));
+    let targets = match installed.filter(|_| targets.is_empty()) {
+        Some(installed) => {
+            let target = livegraft_build::changed_program(&captured, &installed);
+            Vec::from([target.map_err(failed)?])
+        }
+        None => targets.to_vec(),
+    };
+    let built = livegraft_build::patch(&captured, &targets, options).map_err(failed)?;
+    Ok((built, captured.reused))
 }
 
 fn spoken(phase: Phase) -> String {

@@ -29,6 +29,9 @@ pub enum Failure {
     /// From observing a build.
     #[error(transparent)]
     Capture(Box<livegraft_build::capture::Error>),
+    /// From fetching the source of a package.
+    #[error(transparent)]
+    Debian(Box<livegraft_build::capture::DebianError>),
     /// From making a patch of what was observed.
     #[error(transparent)]
     Build(Box<livegraft_build::Error>),
@@ -68,7 +71,7 @@ impl Failure {
             Failure::Patch { .. } => "patch-file",
             Failure::Pack(_) => "pack",
             Failure::Emit(_) => "pack",
-            Failure::Capture(_) => "capture",
+            Failure::Capture(_) | Failure::Debian(_) => "capture",
             Failure::Build(error) => match **error {
                 livegraft_build::Error::NoChange { .. } => "no-code-changed",
                 _ => "build",

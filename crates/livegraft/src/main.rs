@@ -69,8 +69,12 @@ enum Command {
     /// Make a patch file from the source of what runs and a diff: the build is run with and without it
     Build {
         /// The source of what runs, without the fix; it is not changed
-        #[arg(long)]
-        source: PathBuf,
+        #[arg(long, requires = "command", required_unless_present = "debian")]
+        source: Option<PathBuf>,
+        /// The source of an installed Debian package instead, fetched and built by its own rules; the target is what is
+        /// installed
+        #[arg(long, value_name = "PACKAGE[=VERSION]", conflicts_with_all = ["source", "command", "build_dir", "plain"])]
+        debian: Option<String>,
         /// The fix, as `diff -u` or git has it, with one directory to strip (-p1) or none
         #[arg(long)]
         diff: PathBuf,
@@ -96,7 +100,7 @@ enum Command {
         #[arg(long)]
         plain: bool,
         /// The build command, as it is given in the source directory
-        #[arg(last = true, required = true)]
+        #[arg(last = true)]
         command: Vec<std::ffi::OsString>,
     },
     /// Show what is inside a patch file
@@ -313,6 +317,7 @@ fn main() -> ExitCode {
         }
         Command::Build {
             source,
+            debian,
             diff,
             target,
             output,
@@ -323,19 +328,27 @@ fn main() -> ExitCode {
             plain,
             command,
         } => {
-            let request = livegraft_build::capture::Request {
-                source: source.clone(),
-                build_dirs: build_dir.clone(),
-                diff: diff.clone(),
-                command: command.clone(),
-                work: work.clone(),
-                plain: *plain,
+            let origin = match debian {
+                Some(package) => built::Origin::Debian {
+                    package,
+                    diff,
+                    work: work.as_deref(),
+                },
+                None => built::Origin::Tree(Box::new(livegraft_build::capture::Request {
+                    source: source.clone().unwrap_or_default(),
+                    build_dirs: build_dir.clone(),
+                    diff: diff.clone(),
+                    command: command.clone(),
+                    work: work.clone(),
+                    plain: *plain,
+                    ..Default::default()
+                })),
             };
             let options = livegraft_build::compare::Options {
                 allow: allow.clone(),
                 with_callers: with_callers.clone(),
             };
-            built::build(&request, target, output, &options)
+            built::build(origin, target, output, &options)
         }
         Command::Info { patch } => commands::info(patch),
         Command::Load {

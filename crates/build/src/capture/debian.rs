@@ -79,20 +79,23 @@ impl DebianSource {
     /// The build of all that depends on the architecture, without tests and without making packages: nothing is stripped.
     #[must_use]
     pub fn request(&self, diff: PathBuf, work: Option<PathBuf>) -> Request {
+        self.request_of("build-arch", diff, work)
+    }
+
+    /// The same with the packages made: the rules of some compile nothing before that.
+    #[must_use]
+    pub fn request_with_packages(&self, diff: PathBuf, work: Option<PathBuf>) -> Request {
+        self.request_of("binary-arch", diff, work)
+    }
+
+    fn request_of(&self, target: &str, diff: PathBuf, work: Option<PathBuf>) -> Request {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let options = format!("DEB_BUILD_OPTIONS=nocheck parallel={processors}");
         let mut command: Vec<OsString> = vec!["env".into(), options.into()];
-        command.extend(
-            [
-                "dpkg-buildpackage",
-                "-b",
-                "-us",
-                "-uc",
-                "--build-profiles=nocheck",
-                "--rules-target=build-arch",
-            ]
-            .map(OsString::from),
-        );
+        let build = ["dpkg-buildpackage", "-b", "-us", "-uc"];
+        command.extend(build.map(OsString::from));
+        command.push("--build-profiles=nocheck".into());
+        command.push(format!("--rules-target={target}").into());
         Request {
             source: self.directory.clone(),
             diff,
