@@ -1,0 +1,303 @@
+//! From an observed build to a patch file: compare what changed, prove what runs, name what the patch needs.
+
+mod error;
+mod names;
+
+pub use error::Error;
+
+use crate::capture::{Capture, Pair, Program};
+use crate::compare::{self, Comparison, Function, Options, Status};
+use crate::emit::{self, Needs, Record};
+use crate::place::Share;
+use livegraft_patchfile::{Input, Target, TargetElf, TargetSymbol};
+use names::{Proven, Table, prove, table};
+use object::elf;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How it is known that the target is what was built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// All that is loaded is equal to the last byte.
+    Identical,
+    /// Its objects were found in it.
+    Objects(Share),
+    /// The target is the program that was just built.
+    Built,
+}
+
+/// A source file of the patch.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// Its functions, unchanged ones too.
+    pub functions: Vec<Function>,
+    /// What the author took on.
+    pub allowed: Vec<compare::Refusal>,
+}
+
+/// A patch, and what is to be said of it.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// The patch file.
+    pub bytes: Vec<u8>,
+    /// The source files whose code the patch changes.
+    pub sources: Vec<Source>,
+    /// Changed source files that the targets do not contain.
+    pub elsewhere: Vec<PathBuf>,
+    /// The targets, each with its proof.
+    pub targets: Vec<(PathBuf, Proof)>,
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Both objects of a source file; `None` where there is none.
+struct Bytes<'c> {
+    pair: &'c Pair,
+    original: Option<Vec<u8>>,
+    patched: Option<Vec<u8>>,
+}
+
+/// One build of the target.
+struct Aim<'c> {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    program: &'c Program,
+    linked: Vec<u8>,
+    /// The objects of the program, read when they are needed.
+    objects: Vec<(PathBuf, String, Vec<u8>)>,
+    is_built: bool,
+}
+
+/// Makes the patch of what was captured.
+///
+/// # Errors
+/// [`Error`]: what can't become a patch, by name.
+pub fn patch(capture: &Capture, targets: &[PathBuf], options: &Options) -> Result<Built, Error> {
+    let aims = aims(capture, targets)?;
+    let mut files = Vec::new();
+    let mut elsewhere = Vec::new();
+    for pair in &capture.pairs {
+        let is_in = |aim: &Aim<'_>| match &pair.built {
+            Some(built) => aim.program.objects.contains(built),
+            None => true,
+        };
+        if !aims.iter().any(is_in) {
+            elsewhere.push(pair.source.clone());
+            continue;
+        }
+        files.push(Bytes {
+            pair,
+            original: pair.original.as_deref().map(read).transpose()?,
+            patched: pair.patched.as_deref().map(read).transpose()?,
+        });
+    }
+    let mut sources = Vec::new();
+    let mut extracted: Vec<(&Pair, Vec<u8>)> = Vec::new();
+    let mut whole: Vec<(&Path, &[u8])> = Vec::new();
+    for file in &files {
+        let Some(patched) = &file.patched else {
+            continue; // Nobody refers to what is gone.
+        };
+        let Some(original) = &file.original else {
+            whole.push((&file.pair.source, patched));
+            continue;
+        };
+        let failed = |source| Error::Compare {
+            source_file: file.pair.source.clone(),
+            source,
+        };
+        let compared = compare::compare(original, patched, options).map_err(failed)?;
+        if let Some(refusal) = compared.refusals.first() {
+            return Err(Error::Refused {
+                source_file: file.pair.source.clone(),
+                refusal: Box::new(refusal.clone()),
+            });
+        }
+        if compared.changes_code() {
+            extracted.push((file.pair, compare::extract(&compared).map_err(failed)?));
+            sources.push(source(file.pair, compared));
+        }
+    }
+    let replaces = |source: &Source| {
+        let mut functions = source.functions.iter();
+        functions.any(|function| function.status == Status::Changed)
+    };
+    if !sources.iter().any(replaces) {
+        return Err(Error::NoChange {
+            program: listed(aims.iter().map(|aim| aim.path.as_path())),
+        });
+    }
+    let (bytes, proofs) = assemble(&aims, &extracted, &whole)?;
+    let paths = aims.iter().map(|aim| aim.path.clone());
+    Ok(Built {
+        bytes,
+        sources,
+        elsewhere,
+        targets: paths.zip(proofs).collect(),
+    })
+}
+
+/// Of installed programs the one that holds what the diff changes; one that is installed under several names counts once.
+///
+/// # Errors
+/// [`Error::NoChange`]; [`Error::SeveralPrograms`].
+pub fn changed_program(capture: &Capture, installed: &[PathBuf]) -> Result<PathBuf, Error> {
+    let mut changed: Vec<(&PathBuf, Vec<u8>)> = Vec::new();
+    for target in installed {
+        let Some((program, _)) = capture.program(target) else {
+            continue;
+        };
+        if changes(capture, program) {
+            let bytes = read(target)?;
+            if !changed.iter().any(|(_, other)| *other == bytes) {
+                changed.push((target, bytes));
+            }
+        }
+    }
+    match changed.as_slice() {
+        [(target, _)] => Ok((*target).clone()),
+        [] => Err(Error::NoChange {
+            program: "any installed program of the package".to_owned(),
+        }),
+        several => Err(Error::SeveralPrograms {
+            programs: listed(several.iter().map(|(target, _)| target.as_path())),
+        }),
+    }
+}
+
+fn changes(capture: &Capture, program: &Program) -> bool {
+    let mut built = capture.pairs.iter().filter_map(|pair| pair.built.as_ref());
+    built.any(|built| program.objects.contains(built))
+}
+
+fn listed<'p>(paths: impl Iterator<Item = &'p Path>) -> String {
+    let paths = paths.map(|path| path.display().to_string());
+    paths.collect::<Vec<String>>().join(", ")
+}
+
+fn source(pair: &Pair, compared: Comparison<'_>) -> Source {
+    Source {
+        path: pair.source.clone(),
+        functions: compared.functions,
+        allowed: compared.allowed,
+    }
+}
+
+/// The targets and the programs that the build made of them. Without a target it is the one program that changes.
+fn aims<'c>(capture: &'c Capture, targets: &[PathBuf]) -> Result<Vec<Aim<'c>>, Error> {
+    let mut aims = Vec::new();
+    for target in targets {
+        let found = capture.program(target);
+        let (program, _) = found.ok_or_else(|| Error::NoProgram {
+            target: target.clone(),
+        })?;
+        aims.push(aim(target.clone(), read(target)?, program, false)?);
+    }
+    if targets.is_empty() {
+        let programs = capture.programs.iter();
+        let programs: Vec<&Program> = programs
+            .filter(|program| changes(capture, program))
+            .collect();
+        match programs.as_slice() {
+            [program] => {
+                let bytes = read(&program.file)?;
+                aims.push(aim(program.path.clone(), bytes, program, true)?);
+            }
+            [] => {
+                return Err(Error::NoChange {
+                    program: "any program of the build".to_owned(),
+                });
+            }
+            several => {
+                return Err(Error::SeveralPrograms {
+                    programs: listed(several.iter().map(|program| program.path.as_path())),
+                });
+            }
+        }
+    }
+    Ok(aims)
+}
+
+fn aim(path: PathBuf, bytes: Vec<u8>, program: &Program, is_built: bool) -> Result<Aim<'_>, Error> {
+    let mut objects = Vec::new();
+    for object in &program.objects {
+        let bytes = read(object)?;
+        // An archive of other origin: what the linker took of it is not known.
+        if bytes.starts_with(&elf::ELFMAG) {
+            objects.push((object.clone(), object.display().to_string(), bytes));
+        }
+    }
+    Ok(Aim {
+        path,
+        bytes,
+        program,
+        linked: read(&program.file)?,
+        objects,
+        is_built,
+    })
+}
+
+/// Names everything that the objects need in each target, and packs them.
+fn assemble(
+    aims: &[Aim<'_>],
+    extracted: &[(&Pair, Vec<u8>)],
+    whole: &[(&Path, &[u8])],
+) -> Result<(Vec<u8>, Vec<Proof>), Error> {
+    let extracts: Vec<Input<'_>> = extracted
+        .iter()
+        .map(|(pair, bytes)| Input {
+            path: &pair.source,
+            bytes,
+        })
+        .collect();
+    let mut parts: Vec<(&Pair, Needs)> = Vec::new();
+    for ((pair, _), extract) in extracted.iter().zip(&extracts) {
+        parts.push((pair, emit::needs(extract)?));
+    }
+    let (mut proofs, mut tables) = (Vec::new(), Vec::new());
+    for aim in aims {
+        let proven = prove(aim)?;
+        proofs.push(match &proven {
+            Proven::Symbols(_) if aim.is_built => Proof::Built,
+            Proven::Symbols(_) => Proof::Identical,
+            Proven::Placed(placed) => Proof::Objects(placed.placement.share()),
+        });
+        tables.push(table(aim, &proven, &parts)?);
+    }
+    let object = match aims.first() {
+        Some(aim) => TargetElf::parse(&aim.path, &aim.bytes, None)?.object,
+        None => None,
+    };
+    let symbols: Vec<Vec<TargetSymbol<'_>>> = tables.iter().map(Table::symbols).collect();
+    let targets: Vec<Target<'_>> = aims
+        .iter()
+        .zip(&symbols)
+        .map(|(aim, symbols)| Target {
+            path: &aim.path,
+            bytes: &aim.bytes,
+            debug: None,
+            symbols: Some(symbols),
+        })
+        .collect();
+    let others: Vec<Input<'_>> = whole
+        .iter()
+        .map(|&(path, bytes)| Input { path, bytes })
+        .collect();
+    let mut naming = |extract: usize, record: &Record| {
+        let mut all = tables.iter().map(|table| table.sympos(extract, record));
+        let first = all.next().flatten();
+        let same = all.all(|other| other == first);
+        first.filter(|_| same).ok_or_else(|| Error::Order {
+            symbol: record.name.clone(),
+        })
+    };
+    let bytes = emit::emit(&extracts, &others, &targets, object.as_deref(), &mut naming)?;
+    Ok((bytes, proofs))
+}
