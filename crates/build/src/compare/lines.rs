@@ -159,14 +159,9 @@ impl<'p, 'm, 'a> Lines<'p, 'm, 'a> {
 
 /// The argument that an instruction loads with a number, if it does.
 fn argument(module: &Module<'_>, code: &Code, step: usize) -> Option<Argument> {
-    let ins = code.steps.get(step)?.ins;
-    let register = loaded(&ins)?;
-    let value = match ins.op1_kind() {
-        OpKind::Immediate32 | OpKind::Immediate32to64 => i64::from(ins.immediate32() as i32),
-        _ => return None,
-    };
+    let (register, value, length) = number(code, step)?;
     let mut named = false;
-    let mut at = step.checked_add(1)?;
+    let mut at = step.checked_add(length)?;
     let mut callee = None;
     for _ in 0..REACH {
         let here = code.steps.get(at)?;
@@ -229,12 +224,37 @@ fn argument(module: &Module<'_>, code: &Code, step: usize) -> Option<Argument> {
     })
 }
 
+/// The argument register that is loaded with a number here, the number, and how many instructions that takes: for small
+/// code it is pushed and popped.
+fn number(code: &Code, step: usize) -> Option<(Register, i64, usize)> {
+    let ins = code.steps.get(step)?.ins;
+    if ins.mnemonic() == Mnemonic::Push {
+        let value = match ins.op0_kind() {
+            OpKind::Immediate8to64 => ins.immediate8to64(),
+            OpKind::Immediate32to64 => ins.immediate32to64(),
+            _ => return None,
+        };
+        let next = code.steps.get(step.checked_add(1)?)?.ins;
+        let register = argument_register(&next)?;
+        return (next.mnemonic() == Mnemonic::Pop).then_some((register, value, 2));
+    }
+    let value = match ins.op1_kind() {
+        OpKind::Immediate32 | OpKind::Immediate32to64 => i64::from(ins.immediate32() as i32),
+        _ => return None,
+    };
+    Some((loaded(&ins)?, value, 1))
+}
+
 /// The argument register that an instruction loads.
 fn loaded(ins: &Instruction) -> Option<Register> {
+    argument_register(ins).filter(|_| ins.mnemonic() == Mnemonic::Mov)
+}
+
+fn argument_register(ins: &Instruction) -> Option<Register> {
     use Register as R;
     let register = ins.op0_register().full_register();
     let arguments = [R::RDI, R::RSI, R::RDX, R::RCX, R::R8, R::R9];
-    (ins.mnemonic() == Mnemonic::Mov && arguments.contains(&register)).then_some(register)
+    arguments.contains(&register).then_some(register)
 }
 
 fn is_argument(ins: &Instruction) -> bool {
