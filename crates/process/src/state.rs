@@ -30,6 +30,8 @@ pub struct State {
     pub began_ticks: u64,
     /// Drawn at random with the first record: tells a forked child's copy from somebody else's record.
     pub instance: u64,
+    /// SHA-256 of which files are mapped executable, when no code in them was found to switch stacks.
+    pub calm: Option<[u8; 32]>,
 }
 
 /// A process that works on the target.

@@ -166,3 +166,34 @@ fn coroutines_of_lua() {
     let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
     twice(Target::start(&plan, &exe, &[]), &klp, None);
 }
+
+/// A library that switches stacks is opened between two commands: no code is searched twice, but this was not there.
+#[test]
+fn a_switch_that_comes_later() {
+    let plan = Plan::read("late_switch");
+    let exe = compile_target(&plan, &Build::new("gcc -O2 pie"));
+    let klp = compile_patch(&plan, &Build::new("gcc -O2 pic"), &exe);
+    let library = exe.with_file_name("libswitch.so");
+    let mut gcc = std::process::Command::new("gcc");
+    gcc.args(["-O2", "-fPIC", "-shared", "-o"]).arg(&library);
+    let made = gcc.arg(plan.dir.join("switch.c")).status();
+    assert!(made.expect("gcc").success());
+    let mut target = Target::start(&plan, &exe, &[]);
+    for _ in 0..2 {
+        target.load(&klp, &[]).result(0, "loaded");
+        target.expect("new");
+        target.unload(&[]).result(0, "unloaded");
+    }
+    assert_eq!(target.ask(&format!("open {}", library.display())), "ok");
+    for _ in 0..2 {
+        check(&target.load(&klp, &[]), "libswitch.so|--together");
+    }
+    target.expect("old");
+    target.load(&klp, &["--together"]).result(0, "loaded");
+    target.expect("new");
+    check(&target.unload(&[]), "libswitch.so|--together");
+    target.unload(&["--together"]).result(0, "unloaded");
+    target.expect("old");
+    target.assert_undisturbed();
+    target.end();
+}

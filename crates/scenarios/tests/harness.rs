@@ -69,6 +69,7 @@ fn programs_are_well_when_left_alone() {
         "scarce",
         "recovered",
         "built",
+        "late_switch",
         "ifunc",
         "ifunc_own",
     ];
