@@ -1,6 +1,7 @@
 //! `build`: from a source diff to a patch file.
 
 use crate::commands::{Outcome, name_of};
+use crate::compared::ComparedFunction;
 use crate::failure::Failure;
 use crate::view::Shown;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,17 +41,8 @@ struct Aim {
 #[derive(Debug, Serialize)]
 struct Source {
     path: PathBuf,
-    functions: Vec<Function>,
+    functions: Vec<ComparedFunction>,
     allowed: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Function {
-    name: String,
-    status: &'static str,
-    why: Vec<String>,
-    old_size: Option<u64>,
-    new_size: Option<u64>,
 }
 
 /// Where the source is from.
@@ -192,13 +184,7 @@ impl Made {
                 .functions
                 .iter()
                 .filter(|function| function.status != Status::Unchanged)
-                .map(|function| Function {
-                    name: function.name.clone(),
-                    status: function.status.name(),
-                    why: function.why.iter().map(ToString::to_string).collect(),
-                    old_size: function.old_size,
-                    new_size: function.new_size,
-                })
+                .map(ComparedFunction::new)
                 .collect(),
             allowed: source.allowed.iter().map(ToString::to_string).collect(),
         });
@@ -219,17 +205,7 @@ impl fmt::Display for Made {
         for source in &self.sources {
             writeln!(f, "{}:", source.path.display())?;
             for function in &source.functions {
-                let Function { name, status, .. } = function;
-                write!(f, "  {status} {name}")?;
-                match (function.old_size, function.new_size) {
-                    (Some(old), Some(new)) => write!(f, ", {old} -> {new} bytes")?,
-                    (Some(size), None) | (None, Some(size)) => write!(f, ", {size} bytes")?,
-                    (None, None) => {}
-                }
-                if !function.why.is_empty() {
-                    write!(f, ": {}", function.why.join("; "))?;
-                }
-                writeln!(f)?;
+                writeln!(f, "  {function}")?;
             }
             for allowed in &source.allowed {
                 writeln!(f, "  allowed: {allowed}")?;

@@ -18,8 +18,9 @@ pub struct Compared {
     allowed: Vec<Refused>,
 }
 
+/// What became of a function.
 #[derive(Debug, Serialize)]
-struct ComparedFunction {
+pub struct ComparedFunction {
     name: String,
     file: Option<String>,
     global: bool,
@@ -58,7 +59,7 @@ impl Refused {
 }
 
 impl ComparedFunction {
-    fn new(function: &Function) -> ComparedFunction {
+    pub fn new(function: &Function) -> ComparedFunction {
         ComparedFunction {
             name: function.name.clone(),
             file: function.file.clone(),
@@ -67,6 +68,25 @@ impl ComparedFunction {
             why: function.why.iter().map(ToString::to_string).collect(),
             old_size: function.old_size,
             new_size: function.new_size,
+        }
+    }
+}
+
+impl fmt::Display for ComparedFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status, self.name)?;
+        let file = self.file.as_deref();
+        if let Some(file) = file.filter(|_| self.status != Status::New.name()) {
+            write!(f, " ({file})")?;
+        }
+        match (self.old_size, self.new_size) {
+            (Some(old), Some(new)) => write!(f, ", {old} -> {new} bytes")?,
+            (Some(size), None) | (None, Some(size)) => write!(f, ", {size} bytes")?,
+            (None, None) => {}
+        }
+        match self.why.as_slice() {
+            [] => Ok(()),
+            why => write!(f, ": {}", why.join("; ")),
         }
     }
 }
@@ -123,23 +143,7 @@ impl fmt::Display for Compared {
             .iter()
             .filter(|f| f.status != Status::Unchanged.name());
         for function in changed {
-            write!(f, "{} {}", function.status, function.name)?;
-            if let Some(file) = function
-                .file
-                .as_deref()
-                .filter(|_| function.status != Status::New.name())
-            {
-                write!(f, " ({file})")?;
-            }
-            match (function.old_size, function.new_size) {
-                (Some(old), Some(new)) => write!(f, ", {old} -> {new} bytes")?,
-                (Some(size), None) | (None, Some(size)) => write!(f, ", {size} bytes")?,
-                (None, None) => {}
-            }
-            if !function.why.is_empty() {
-                write!(f, ": {}", function.why.join("; "))?;
-            }
-            writeln!(f)?;
+            writeln!(f, "{function}")?;
         }
         for datum in &self.data {
             let what = if datum.constant {

@@ -65,17 +65,11 @@ const MAX_DYNAMIC: usize = 4096;
 impl<'a> Linked<'a> {
     /// Reads what is needed of a linked file; `file` is its name for messages.
     pub fn read(file: &str, bytes: &'a [u8]) -> Result<Linked<'a>, Refusal> {
-        let not_elf = || Refusal::NotElf {
-            file: file.to_owned(),
-        };
         let malformed = |why: &str| Refusal::Malformed {
             file: file.to_owned(),
             why: why.to_owned(),
         };
-        let header = FileHeader64::<Le>::parse(bytes).map_err(|_| not_elf())?;
-        if bytes.get(5) != Some(&1) || header.e_machine(Le) != elf::EM_X86_64 {
-            return Err(not_elf());
-        }
+        let header = super::header(file, bytes)?;
         if !matches!(header.e_type(Le), elf::ET_EXEC | elf::ET_DYN) {
             return Err(Refusal::NotLinked {
                 file: file.to_owned(),

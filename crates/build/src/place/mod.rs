@@ -21,6 +21,10 @@ mod search;
 mod system;
 mod unwinding;
 
+use object::LittleEndian as Le;
+use object::elf::{self, FileHeader64};
+use object::read::elf::FileHeader as _;
+
 pub use identical::{Difference, Symbol, Symbols, identical};
 pub use placement::{Located, Placement, Share, objects};
 pub use refusal::{Refusal, SideBySide};
@@ -32,4 +36,15 @@ pub struct Object<'a> {
     pub name: &'a str,
     /// The file.
     pub bytes: &'a [u8],
+}
+
+/// The header of a 64-bit x86-64 file; `file` is its name for messages.
+fn header<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a FileHeader64<Le>, Refusal> {
+    let fits = |header: &&FileHeader64<Le>| {
+        bytes.get(5) == Some(&1) && header.e_machine(Le) == elf::EM_X86_64
+    };
+    let header = FileHeader64::<Le>::parse(bytes).ok().filter(fits);
+    header.ok_or_else(|| Refusal::NotElf {
+        file: file.to_owned(),
+    })
 }

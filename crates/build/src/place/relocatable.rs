@@ -161,17 +161,11 @@ impl<'a> Relocatable<'a> {
     /// Reads an object and checks every index and range in it.
     pub fn read(object: &Object<'a>) -> Result<Relocatable<'a>, Refusal> {
         let (file, bytes) = (object.name, object.bytes);
-        let not_elf = || Refusal::NotElf {
-            file: file.to_owned(),
-        };
         let malformed = |why: &str| Refusal::Malformed {
             file: file.to_owned(),
             why: why.to_owned(),
         };
-        let header = FileHeader64::<Le>::parse(bytes).map_err(|_| not_elf())?;
-        if bytes.get(5) != Some(&1) || header.e_machine(Le) != elf::EM_X86_64 {
-            return Err(not_elf());
-        }
+        let header = super::header(file, bytes)?;
         if header.e_type(Le) != elf::ET_REL {
             return Err(Refusal::NotObject {
                 file: file.to_owned(),
