@@ -3,7 +3,7 @@
 CARGO ?= cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all build setup demo test bench servers old-kernels lint
+.PHONY: all build setup demo test bench servers cve old-kernels lint
 
 all: build
 
@@ -40,3 +40,10 @@ servers: build
 # Kernels of older releases, whose packages are fetched: scenarios in virtual machines.
 old-kernels: setup build
 	$(CARGO) test --release -p livegraft-scenarios --test guest -- --ignored
+
+# Real security fixes of Debian 12, each built into a patch and loaded into the program that lacks it. One package or
+# row: make cve ROWS=redis or ROWS=nginx/2024-7347. What was run with this livegraft is not run again.
+cve: build
+	@scripts/setup cve
+	@$(CARGO) build --quiet --release -p livegraft-scenarios --bin cve
+	@$(TARGET_DIR)/release/cve --table docs/cve.md $(ROWS)

@@ -184,17 +184,22 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub fn finish(mut self) -> Outcome {
+    pub fn finish(self) -> Outcome {
+        self.finish_within(LIMIT)
+    }
+
+    /// Waits for its end, which may take long: it builds something.
+    pub fn finish_within(mut self, limit: Duration) -> Outcome {
         use std::os::unix::process::ExitStatusExt;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("waiting for a child works") {
                 break status;
             }
-            if self.started.elapsed() > LIMIT {
+            if self.started.elapsed() > limit {
                 self.kill();
                 let status = self.child.wait();
                 panic!(
-                    "`{}` did not end within {LIMIT:?} ({status:?})",
+                    "`{}` did not end within {limit:?} ({status:?})",
                     self.command
                 );
             }

@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod compile;
+pub mod cve;
 pub mod cycle;
 pub mod guest;
 pub mod inspect;

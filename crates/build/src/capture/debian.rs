@@ -120,30 +120,9 @@ pub fn debian(
     interrupt: &AtomicBool,
 ) -> Result<DebianSource, DebianError> {
     let work = super::store::work(work)?.join("debian");
-    fs::create_dir_all(&work).map_err(Error::io(&work))?;
-    // One at a time: apt's lists and the log are everybody's. It is given back when this ends.
-    let lock = File::create(work.join("busy")).map_err(Error::io(&work))?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|error| Error::io(&work)(error.into()))?;
-    let tools = Tools {
-        log: work.join("log"),
-        interrupt,
-    };
+    let (_lock, tools) = alone(&work, interrupt)?;
     let (name, version, packages) = installed(&tools, name, version)?;
-    // A version may hold characters that mean something in a path or to make.
-    let plain: String = version
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || ".-".contains(c) {
-                c
-            } else {
-                '_'
-            }
-        })
-        .collect();
-    let directory = work.join(format!("{name}-{plain}"));
-    if !directory.is_dir() {
-        fetch(&tools, &work, &name, &version, &directory)?;
-    }
+    let directory = unpacked(&tools, &work, &name, &version)?;
     let checked = tools.run(
         &["dpkg-checkbuilddeps", "-Pnocheck"].map(OsString::from),
         &directory,
@@ -181,6 +160,51 @@ pub fn debian(
         directory,
         installed: programs,
     })
+}
+
+/// Fetches and unpacks the source of a package, whether or not anything of it is installed or it could be built here;
+/// where it lies. `work` as in [`Request`].
+///
+/// # Errors
+/// [`DebianError::Fetch`], [`DebianError::Other`].
+pub fn debian_source(
+    name: &str,
+    version: &str,
+    work: Option<&Path>,
+    interrupt: &AtomicBool,
+) -> Result<PathBuf, DebianError> {
+    let work = super::store::work(work)?.join("debian");
+    let (_lock, tools) = alone(&work, interrupt)?;
+    unpacked(&tools, &work, name, version)
+}
+
+/// One at a time: apt's lists and the log are everybody's. It is given back when the file is dropped.
+fn alone<'a>(work: &Path, interrupt: &'a AtomicBool) -> Result<(File, Tools<'a>), Error> {
+    fs::create_dir_all(work).map_err(Error::io(work))?;
+    let lock = File::create(work.join("busy")).map_err(Error::io(work))?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|error| Error::io(work)(error.into()))?;
+    let log = work.join("log");
+    Ok((lock, Tools { log, interrupt }))
+}
+
+/// Where the source lies; it is fetched if it is not there yet.
+fn unpacked(
+    tools: &Tools<'_>,
+    work: &Path,
+    name: &str,
+    version: &str,
+) -> Result<PathBuf, DebianError> {
+    // A version may hold characters that mean something in a path or to make.
+    let plain = |c: char| match c.is_ascii_alphanumeric() || ".-".contains(c) {
+        true => c,
+        false => '_',
+    };
+    let version_in_path: String = version.chars().map(plain).collect();
+    let directory = work.join(format!("{name}-{version_in_path}"));
+    if !directory.is_dir() {
+        fetch(tools, work, name, version, &directory)?;
+    }
+    Ok(directory)
 }
 
 /// Source, version and packages that a name stands for.

@@ -25,7 +25,7 @@ mod store;
 mod units;
 
 pub use arguments::Language;
-pub use debian::{DebianError, DebianSource, debian};
+pub use debian::{DebianError, DebianSource, debian, debian_source};
 pub use error::Error;
 pub use programs::{Likeness, Program};
 pub use record::Call;
