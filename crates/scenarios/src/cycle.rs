@@ -133,7 +133,7 @@ pub const LAYOUTS: usize = 8;
 
 /// Starts a program into which the patch can be loaded, in one layout or the next. `None`: it is refused, in words that
 /// the scenario allows (empty: it allows none), and nothing has changed.
-fn start_loadable(
+pub fn start_loadable(
     plan: &Plan,
     exe: &Path,
     arguments: &[&str],
