@@ -277,7 +277,7 @@ pub(crate) enum Again {
     Sections,
     /// The very object that the build makes.
     Exact,
-    /// What the compiler sees once the preprocessor is done.
+    /// What the compiler sees once the preprocessor is done, which leaves `__LINE__` as it is.
     Preprocess,
     /// The files that the source includes, as a make rule.
     Dependencies,
@@ -300,9 +300,9 @@ pub(crate) fn again(
         }
     }
     let more: &[&str] = match again {
-        Again::Sections => &["-ffunction-sections", "-fdata-sections", "-c"],
+        Again::Sections => &["-ffunction-sections", "-fdata-sections", "-w", "-c"],
         Again::Exact => &["-c"],
-        Again::Preprocess => &["-E"],
+        Again::Preprocess => &["-U__LINE__", "-w", "-E"],
         Again::Dependencies => &["-M"],
     };
     command.extend(more.iter().map(OsString::from));
@@ -430,7 +430,7 @@ mod tests {
                 Again::Sections,
                 Path::new("x.o")
             )),
-            "gcc -O2 -DX=1 -I inc a.c -g -ffunction-sections -fdata-sections -c -frandom-seed=livegraft -o x.o"
+            "gcc -O2 -DX=1 -I inc a.c -g -ffunction-sections -fdata-sections -w -c -frandom-seed=livegraft -o x.o"
         );
         assert_eq!(
             text(&again(
@@ -440,7 +440,7 @@ mod tests {
                 Again::Preprocess,
                 Path::new("x.i")
             )),
-            "gcc -O2 -DX=1 -I inc a.c -g -E -o x.i"
+            "gcc -O2 -DX=1 -I inc a.c -g -U__LINE__ -w -E -o x.i"
         );
     }
 

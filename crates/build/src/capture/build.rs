@@ -315,12 +315,17 @@ impl<'a> Session<'a> {
     }
 }
 
-/// May a build be taken up where it is after a change of this file? Few makefiles say that all depends on them.
-fn is_source(file: &Path) -> bool {
+/// Is this the extension of a source file or header?
+pub(super) fn is_source_extension(extension: &str) -> bool {
     const SOURCES: &[&str] = &[
         "c", "cc", "cp", "cpp", "cxx", "c++", "C", "m", "mm", "s", "S", "h", "hh", "hpp", "hxx",
         "H", "inl", "ipp", "tcc",
     ];
+    SOURCES.contains(&extension)
+}
+
+/// May a build be taken up where it is after a change of this file? Few makefiles say that all depends on them.
+fn is_source(file: &Path) -> bool {
     const DOCUMENTS: &[&str] = &["md", "rst", "adoc", "html", "po"];
     const NAMES: &[&str] = &[
         "README",
@@ -332,7 +337,7 @@ fn is_source(file: &Path) -> bool {
         "THANKS",
     ];
     match file.extension().and_then(|extension| extension.to_str()) {
-        Some(extension) => SOURCES.contains(&extension) || DOCUMENTS.contains(&extension),
+        Some(extension) => is_source_extension(extension) || DOCUMENTS.contains(&extension),
         None => file
             .file_name()
             .and_then(|name| name.to_str())

@@ -7,18 +7,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::again::{parallel, repeat};
 use super::arguments::{Again, Language};
-use super::build::{Built, Session};
+use super::build::{Built, Session, is_source_extension};
 use super::error::Error;
+use super::lines;
 use super::record::Call;
 use super::site::Entered;
 use super::units::{Identity, Unit, absolute, prerequisites, reads_more};
 use super::{Pair, Phase};
 
 /// A unit in both builds. Where the patched build did not compile it again, it has the call of the original one.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Change<'a> {
     original: Option<&'a Unit>,
     patched: Option<(&'a Unit, &'a Built)>,
+    /// What the compiler sees of the patched one, where that was made.
+    text: Option<PathBuf>,
 }
 
 /// What the diff changes, and all that may be: what was compiled again, and what reads a changed file.
@@ -39,6 +42,7 @@ pub(super) fn find<'a>(
         changes.push(Change {
             original: known.get(&identity).copied(),
             patched: Some((unit, patched)),
+            text: None,
         });
         made.insert(identity);
     }
@@ -52,10 +56,11 @@ pub(super) fn find<'a>(
             changes.push(Change {
                 original: Some(unit),
                 patched: (!gone).then_some((unit, original)),
+                text: None,
             });
         }
     }
-    let differs = differs(session, original, patched, &changes)?;
+    let differs = differs(session, original, patched, &mut changes)?;
     let changes: Vec<Change> = (changes.into_iter().zip(differs))
         .filter(|(_, differs)| *differs)
         .map(|(c, _)| c)
@@ -71,12 +76,12 @@ pub(super) fn find<'a>(
         });
     }
     for change in &changes {
-        refuse(session, *change)?;
+        refuse(session, change)?;
     }
     Ok(changes)
 }
 
-fn refuse(session: &Session, change: Change) -> Result<(), Error> {
+fn refuse(session: &Session, change: &Change) -> Result<(), Error> {
     let units = change
         .original
         .into_iter()
@@ -150,12 +155,13 @@ fn readers(session: &Session, original: &Built, units: &[&Unit]) -> Result<Vec<b
     })
 }
 
-/// Which changes are any to the compiler: other flags, or other text after the preprocessor.
+/// Which changes are any to the compiler: other flags, or other text after the preprocessor. What stands on another line,
+/// and is the same otherwise, is none.
 fn differs(
     session: &Session,
     original: &Built,
     patched: &Built,
-    changes: &[Change],
+    changes: &mut [Change],
 ) -> Result<Vec<bool>, Error> {
     let candidate = |change: &Change| match (change.original, change.patched) {
         (Some(old), Some((new, built))) => {
@@ -179,11 +185,11 @@ fn differs(
                 total: 2 * total,
             });
             let unit = match (side, change.original, change.patched) {
-                (0, Some(unit), _) => Some((unit, original)),
-                (1, _, Some(patched)) => Some(patched),
+                (0, Some(unit), _) if candidate(change) => Some((unit, original)),
+                (1, Some(_), Some(patched)) => Some(patched),
                 _ => None,
             };
-            match unit.filter(|_| candidate(change)) {
+            match unit {
                 Some((unit, built)) => {
                     preprocess(session, &entered, unit, built, &format!("{number}.{side}"))
                 }
@@ -193,14 +199,86 @@ fn differs(
     }
     let [before, after] = text;
     let pairs: Vec<_> = before.into_iter().zip(after).collect();
-    parallel(&pairs, |_, (before, after)| {
-        let (Some(before), Some(after)) = (before, after) else {
-            return Ok(true);
-        };
-        let read = |path: &PathBuf| fs::read(path).map_err(Error::io(path));
-        let (a, b) = (read(before)?, read(after)?);
-        Ok(a != b || reads_more(&a))
-    })
+    let differs = parallel(&pairs, |_, (before, after)| match (before, after) {
+        (Some(before), Some(after)) => Ok(!same(before, after)?),
+        _ => Ok(true),
+    });
+    for (change, (_, after)) in changes.iter_mut().zip(pairs) {
+        change.text = after;
+    }
+    differs
+}
+
+/// Is this the same to the compiler, wherever it stands, and all that it reads?
+fn same(one: &Path, other: &Path) -> Result<bool, Error> {
+    let read = |path: &Path| fs::read(path).map_err(Error::io(path));
+    let (a, b) = (read(one)?, read(other)?);
+    Ok(!reads_more(&a) && lines::same(&a, &b))
+}
+
+/// The patched tree with the line numbers of the original, as long as this lives.
+struct Numbered {
+    /// The files, and what they hold otherwise.
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Numbered {
+    fn new(session: &Session, original: &Built, patched: &Built) -> Result<Self, Error> {
+        let mut numbered = Self { files: Vec::new() };
+        for file in session.files.iter().filter(|file| is_text(file)) {
+            let [old, new] = [&original.tree, &patched.tree].map(|tree| tree.join("0").join(file));
+            let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_file());
+            if !is_file(&old) || !is_file(&new) {
+                continue;
+            }
+            let read = |path: &Path| fs::read(path).map_err(Error::io(path));
+            let text = read(&new)?;
+            if let Some(with) = lines::numbered(&read(&old)?, &text) {
+                replace(&new, &with)?;
+                numbered.files.push((new, text));
+            }
+        }
+        Ok(numbered)
+    }
+
+    /// For which changes that is proven to make no other difference.
+    fn proven(
+        &self,
+        session: &Session,
+        patched: &Built,
+        changes: &[Change],
+    ) -> Result<Vec<bool>, Error> {
+        let entered = session.enter(&patched.tree)?;
+        parallel(changes, |number, change| {
+            let (Some((unit, built)), Some(text)) = (change.patched, &change.text) else {
+                return Ok(false);
+            };
+            let name = format!("{number}.2");
+            match preprocess(session, &entered, unit, built, &name)? {
+                Some(with) => same(text, &with),
+                None => Ok(false),
+            }
+        })
+    }
+
+    fn end(self) -> Result<(), Error> {
+        for (path, text) in self.files {
+            replace(&path, &text)?;
+        }
+        Ok(())
+    }
+}
+
+/// Can this be a file in which a compiler takes `#line`?
+fn is_text(file: &Path) -> bool {
+    let extension = file.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|e| is_source_extension(e) && !["s", "S"].contains(&e))
+}
+
+/// Gives a file other content; another name of the same file keeps the old one.
+fn replace(path: &Path, text: &[u8]) -> Result<(), Error> {
+    fs::remove_file(path).map_err(Error::io(path))?;
+    fs::write(path, text).map_err(Error::io(path))
 }
 
 /// The file that holds what the compiler sees; `None` if that can't be made, so that compiling says why.
@@ -236,54 +314,38 @@ pub(super) fn pairs(
     patched: &Built,
     changes: &[Change],
 ) -> Result<Vec<Pair>, Error> {
-    let total = changes
-        .iter()
-        .map(|c| usize::from(c.original.is_some()) + usize::from(c.patched.is_some()))
-        .sum();
-    let done = AtomicUsize::new(0);
-    let mut objects: [Vec<Option<PathBuf>>; 2] = Default::default();
-    for (side, which) in ["original", "patched"].into_iter().enumerate() {
-        let entered = session.enter(if side == 0 {
-            &original.tree
-        } else {
-            &patched.tree
-        })?;
-        objects[side] = parallel(changes, |number, change| {
-            let unit = if side == 0 {
-                change.original.map(|unit| (unit, original))
-            } else {
-                change.patched
-            };
-            let Some((unit, built)) = unit else {
-                return Ok(None);
-            };
-            // Compilers write the name of the object into it (split debug information, coverage), so both have the same.
-            let directory = session.store.path("objects").join(number.to_string());
-            fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
-            let object = directory.join("object.o");
-            let made = repeat(
-                &entered,
-                &built.record,
-                unit,
-                Again::Sections,
-                &object,
-                session.interrupt,
-            )?;
-            made.map_err(|message| Error::Compile {
-                source_file: session.site.shown(&unit.source),
-                which,
-                message,
-            })?;
-            let path = directory.join(which).with_extension("o");
-            fs::rename(&object, &path).map_err(Error::io(&path))?;
-            session.told.tell(Phase::Recompile {
-                done: done.fetch_add(1, Ordering::Relaxed) + 1,
-                total,
-            });
-            Ok(Some(path))
-        })?;
+    let compiled = Compiled {
+        session,
+        changes,
+        total: changes
+            .iter()
+            .map(|c| usize::from(c.original.is_some()) + usize::from(c.patched.is_some()))
+            .sum(),
+        done: AtomicUsize::new(0),
+    };
+    let before = compiled.side(&original.tree, "original", &|number| {
+        changes[number].original.map(|unit| (unit, original))
+    })?;
+    let before = before.into_iter().map(Option::transpose);
+    let before: Vec<Option<PathBuf>> = before.collect::<Result<_, _>>()?;
+    let numbered = Numbered::new(session, original, patched)?;
+    let proven = numbered.proven(session, patched, changes)?;
+    let mut after = compiled.side(&patched.tree, "patched", &|number| {
+        changes[number].patched.filter(|_| proven[number])
+    })?;
+    numbered.end()?;
+    // What takes no line directives has its own numbers.
+    let rest = compiled.side(&patched.tree, "patched", &|number| {
+        let is_made = matches!(after[number], Some(Ok(_)));
+        changes[number].patched.filter(|_| !is_made)
+    })?;
+    for (number, made) in rest.into_iter().enumerate() {
+        if let Some(made) = made {
+            after[number] = Some(made);
+        }
     }
-    let [before, after] = objects;
+    let after = after.into_iter().map(Option::transpose);
+    let after: Vec<Option<PathBuf>> = after.collect::<Result<_, _>>()?;
     let mut pairs = Vec::new();
     for ((change, before), after) in changes.iter().zip(before).zip(after) {
         let Some((unit, built)) = change
@@ -304,4 +366,59 @@ pub(super) fn pairs(
         });
     }
     Ok(pairs)
+}
+
+/// What is compiled for the comparison.
+struct Compiled<'a, 's> {
+    session: &'a Session<'s>,
+    changes: &'a [Change<'a>],
+    total: usize,
+    done: AtomicUsize,
+}
+
+/// An object, or why there is none.
+type Object = Result<PathBuf, Error>;
+
+impl Compiled<'_, '_> {
+    /// The objects of some of the units, made in a tree.
+    fn side<'u>(
+        &self,
+        tree: &Path,
+        which: &'static str,
+        unit: &(dyn Fn(usize) -> Option<(&'u Unit, &'u Built)> + Sync),
+    ) -> Result<Vec<Option<Object>>, Error> {
+        let session = self.session;
+        let entered = session.enter(tree)?;
+        parallel(self.changes, |number, _| {
+            let Some((unit, built)) = unit(number) else {
+                return Ok(None);
+            };
+            // Compilers write the name of the object into it (split debug information, coverage), so both have the same.
+            let directory = session.store.path("objects").join(number.to_string());
+            fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
+            let object = directory.join("object.o");
+            let made = repeat(
+                &entered,
+                &built.record,
+                unit,
+                Again::Sections,
+                &object,
+                session.interrupt,
+            )?;
+            if let Err(message) = made {
+                return Ok(Some(Err(Error::Compile {
+                    source_file: session.site.shown(&unit.source),
+                    which,
+                    message,
+                })));
+            }
+            let path = directory.join(which).with_extension("o");
+            fs::rename(&object, &path).map_err(Error::io(&path))?;
+            session.told.tell(Phase::Recompile {
+                done: self.done.fetch_add(1, Ordering::Relaxed) + 1,
+                total: self.total,
+            });
+            Ok(Some(Ok(path)))
+        })
+    }
 }

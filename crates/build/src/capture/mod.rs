@@ -4,8 +4,9 @@
 //!    Its compiler and linker calls are observed ([`record`]). The built copy is kept for the next diff ([`store`]).
 //! 2. The built copy is copied, the diff applied to it ([`diff`]), and the same command run again.
 //! 3. What differs is what was compiled again, and what includes a changed file though the build did not notice, as far as
-//!    the preprocessor's output differs ([`units`], `changed`).
-//! 4. Each of these is compiled twice more, in both trees, with its own flags and one section per function ([`again`]).
+//!    the preprocessor's output differs in more than its lines ([`units`], `changed`).
+//! 4. Each of these is compiled twice more, in both trees, with its own flags and one section per function ([`again`]); what
+//!    the diff leaves alone has the line numbers of the original in both ([`lines`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -18,6 +19,7 @@ mod changed;
 mod debian;
 mod diff;
 mod error;
+mod lines;
 mod programs;
 mod record;
 mod site;

@@ -466,3 +466,94 @@ fn as_another() {
     assert!(case.pairs(&["lib/two.c"]).reused);
     let _ = fs::set_permissions(directory, fs::Permissions::from_mode(0o755));
 }
+
+/// Lines that move are no change, whatever code makes of its line: an argument of a function that is inlined, a string, a
+/// state, a name. Where the fix is they move within all that a compiler may read a line in.
+#[test]
+fn lines_that_move() {
+    const CODE: &str = "#include \"one.h\"
+#define TEXT(x) #x
+#define AT(line) \"at \" TEXT(line)
+#define HERE AT(__LINE__)
+#define LONG(x) \\
+\tdo { \\
+\t\tnote(__FILE__, __LINE__); \\
+\t} while (0)
+#define NAMED_(line) name_##line
+#define NAMED(line) NAMED_(line)
+extern const char *volatile said;
+void note(const char *, int);
+static inline int inlined(int x, int line) { if (x > 3) note(__FILE__, line); return x * line; }
+#if 0
+zero 'one
+#elif 1
+int in_branch(int x) { return inlined(x, __LINE__); }
+#else
+#error \"two
+#endif
+/* a comment that
+   takes lines */
+int argument(int x) { return inlined(x + 1, __LINE__); }
+int state(int x, unsigned short *s) { switch (*s) { case 0: *s = __LINE__; return x;
+\tcase __LINE__ - 1: return x + 2; }
+\treturn 0; }
+void string(void) { said = HERE; }
+int NAMED(__LINE__)(int x) { return x + 9; }
+void several(int x) {
+\tLONG(
+\t\tx
+\t);
+}
+int builtin(void) { return __builtin_LINE(); }
+int fixed(int x) {
+\treturn x * 3 + HEADER;
+}
+int below(int x) { return inlined(x + 2, __LINE__) + header(x); }
+";
+    const HEADER: &str = "#ifndef H\n#define H\n#define HEADER 1\nvoid note(const char *, int);\nstatic inline int header(int x) { if (x > 7) note(\"h\", __LINE__); return x; }\n#endif\n";
+    for compiler in ["gcc", "clang", "g++"] {
+        if !has(&[compiler]) {
+            continue;
+        }
+        let language = if compiler == "g++" {
+            ""
+        } else {
+            "-x c -std=gnu99"
+        };
+        let case = Case::new(&[("code.c", CODE), ("same.c", CODE), ("one.h", HEADER)]).command(
+            &format!("{compiler} -O2 -Wall -Wextra -pedantic {language} -c code.c; {compiler} -O2 {language} -c same.c; {compiler} -shared -o lib.so code.o same.o || true"),
+        );
+        // After these lines others are put, of which one is in each thing that takes several lines.
+        case.edit(&[(
+            "one.h",
+            "#define HEADER 1\n",
+            "#define HEADER 1\n/* more */\n\n",
+        )]);
+        case.edit_by(
+            "sed -i -e '1a /* \\n new */' -e 's/^zero .*/&\\nanother/' -e 's/^   takes lines/ more\\n lines\\n&/' \
+             -e 's/^\\tdo { /&\\\\\\n\\t\\t; /' -e '/^extern const/d' -e 's/^void note/extern const char *volatile said;\\n&/' \
+             -e 's/x \\* 3/x * 5/' code.c; \
+             sed -i 's/^#define HEADER 1/&\\n\\n\\/\\/ more/' one.h",
+        );
+        let capture = case.capture().unwrap_or_else(|error| panic!("{error}"));
+        let pairs: Vec<_> = capture.pairs.iter().map(|p| p.source.clone()).collect();
+        assert_eq!(
+            pairs,
+            [Path::new("code.c")],
+            "{compiler}: same.c has other lines only"
+        );
+        let [old, new] = [&capture.pairs[0].original, &capture.pairs[0].patched]
+            .map(|object| functions(object.as_ref().expect("an object")));
+        let differ: Vec<_> = old
+            .keys()
+            .filter(|name| old.get(*name) != new.get(*name))
+            .collect();
+        assert!(old.len() >= 9, "{old:?}");
+        let known = if compiler == "g++" {
+            "_Z5fixedi"
+        } else {
+            "fixed"
+        };
+        assert_eq!(differ, [known], "{compiler}");
+    }
+}
