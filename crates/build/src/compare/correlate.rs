@@ -44,7 +44,7 @@ pub(super) fn regrouped(pair: &Pair<'_, '_>) -> Vec<Regrouped> {
     let news = names(pair.new);
     let both = names(pair.old).into_iter().filter_map(|(name, old)| {
         let new = *news.get(name)?;
-        let paired = pair.forward.get(old).copied().flatten() == Some(new);
+        let paired = pair.new_of(old) == Some(new);
         (!paired).then(|| Regrouped {
             name: name.to_owned(),
             old,

@@ -104,7 +104,7 @@ impl State<'_, '_, '_> {
         let mut same = Vec::new();
         let mut candidates = Vec::new();
         for (number, _) in pair.new.functions() {
-            let Some(old) = pair.backward.get(number).copied().flatten() else {
+            let Some(old) = pair.old_of(number) else {
                 self.new.insert(number);
                 continue;
             };
@@ -117,7 +117,7 @@ impl State<'_, '_, '_> {
             }
         }
         for (old, _) in pair.old.functions() {
-            if pair.forward.get(old).copied().flatten().is_none() {
+            if pair.new_of(old).is_none() {
                 self.removed.insert(old);
             }
         }
@@ -153,11 +153,7 @@ impl State<'_, '_, '_> {
                 Verdict::Immediates(_) => Some((0, 0)),
                 Verdict::Same => None,
             };
-            let alone = self
-                .pair
-                .forward
-                .get(found.old)
-                .is_some_and(Option::is_none);
+            let alone = self.pair.new_of(found.old).is_none();
             if alone {
                 self.removed.remove(&found.old);
                 if let Some(at) = at {
@@ -212,7 +208,7 @@ impl State<'_, '_, '_> {
     /// A changed function that this one calls, if all that differs are registers and moves.
     fn relied_on(&self, number: usize, differs: &HashMap<usize, (u64, u64)>) -> Option<String> {
         let pair = self.pair;
-        let old = pair.backward.get(number).copied().flatten()?;
+        let old = pair.old_of(number)?;
         let (a, b) = (
             code::decode(pair.old, old)?,
             code::decode(pair.new, number)?,
@@ -318,12 +314,7 @@ impl State<'_, '_, '_> {
         };
         let mut functions = Vec::new();
         for (number, item) in pair.new.functions() {
-            let old = pair
-                .backward
-                .get(number)
-                .copied()
-                .flatten()
-                .and_then(|o| pair.old.item(o));
+            let old = pair.old_item_of(number);
             let mut function = match old {
                 Some(old) => Function {
                     old_size: Some(old.size),
@@ -366,12 +357,7 @@ impl State<'_, '_, '_> {
             .enumerate()
             .filter(|(_, i)| !i.kind.is_code())
         {
-            let old = pair
-                .backward
-                .get(number)
-                .copied()
-                .flatten()
-                .and_then(|o| pair.old.item(o));
+            let old = pair.old_item_of(number);
             let status = match old {
                 None => Status::New,
                 Some(old) if !pair.same_value(old, item) => Status::Changed,
@@ -399,7 +385,7 @@ impl State<'_, '_, '_> {
             .enumerate()
             .filter(|(_, i)| !i.kind.is_code())
         {
-            if pair.forward.get(number).copied().flatten().is_none() {
+            if pair.new_of(number).is_none() {
                 data.push(Datum {
                     name: item.name.clone(),
                     status: Status::Removed,

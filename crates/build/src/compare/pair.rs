@@ -82,6 +82,21 @@ impl<'m, 'a> Pair<'m, 'a> {
         }
     }
 
+    /// The counterpart of an item of the patched object.
+    pub fn old_of(&self, new: usize) -> Option<usize> {
+        self.backward.get(new).copied().flatten()
+    }
+
+    /// The same, itself.
+    pub fn old_item_of(&self, new: usize) -> Option<&'m Item> {
+        self.old.item(self.old_of(new)?)
+    }
+
+    /// The counterpart of an item of the original.
+    pub fn new_of(&self, old: usize) -> Option<usize> {
+        self.forward.get(old).copied().flatten()
+    }
+
     /// Whether the budget is used up: then what was found is worth nothing.
     pub fn exhausted(&self) -> bool {
         self.budget.get() == 0
@@ -120,7 +135,7 @@ impl<'m, 'a> Pair<'m, 'a> {
             }
             (Meaning::Absolute(a), Meaning::Absolute(b)) => a == b,
             (Meaning::Item(a, x), Meaning::Item(b, y)) => {
-                if self.forward.get(a).copied().flatten() != Some(b) {
+                if self.new_of(a) != Some(b) {
                     return false;
                 }
                 if let Some(labels) = labels.filter(|l| l.old == a && l.new == b) {

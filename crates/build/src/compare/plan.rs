@@ -39,6 +39,11 @@ pub(super) struct Reference {
 }
 
 impl Plan {
+    /// The counterpart of an item of the patched object.
+    pub fn old_of(&self, new: usize) -> Option<usize> {
+        self.backward.get(new).copied().flatten()
+    }
+
     /// Takes over the functions, and what they need that the target does not have.
     pub fn complete(
         &mut self,
@@ -90,7 +95,7 @@ impl Plan {
         let Some(item) = pair.new.item(to) else {
             return false;
         };
-        let Some(old) = pair.backward.get(to).copied().flatten() else {
+        let Some(old) = pair.old_of(to) else {
             return true;
         };
         if item.kind.is_code() {

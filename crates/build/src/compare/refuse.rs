@@ -131,13 +131,7 @@ impl Found {
             .enumerate()
             .filter(|(_, i)| !i.kind.is_code())
         {
-            match pair
-                .backward
-                .get(number)
-                .copied()
-                .flatten()
-                .and_then(|o| pair.old.item(o))
-            {
+            match pair.old_item_of(number) {
                 Some(old) => self.existing(state, old, item),
                 None => self.new_variable(state, plan, number, item),
             }
@@ -242,7 +236,7 @@ impl Found {
     fn functions(&mut self, state: &State<'_, '_, '_>) {
         let pair = state.pair;
         for &number in state.changed.keys() {
-            let old = pair.backward.get(number).copied().flatten();
+            let old = pair.old_of(number);
             let (Some(item), Some(old)) = (pair.new.item(number), old) else {
                 continue;
             };

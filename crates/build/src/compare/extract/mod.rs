@@ -152,12 +152,7 @@ impl<'c, 'a> Output<'c, 'a> {
             };
             let sym = new.image.symbols.get(item.symbol);
             let kind = sym.map_or(0, |s| s.kind);
-            let counterpart = plan
-                .backward
-                .get(number)
-                .copied()
-                .flatten()
-                .and_then(|o| self.old.item(o));
+            let counterpart = plan.old_of(number).and_then(|o| self.old.item(o));
             let replaces = item.kind.is_code() && counterpart.is_some();
             let name = counterpart.map_or_else(|| item.name.clone(), |o| o.name.clone());
             let from = item.section.and_then(|s| new.section(s));
@@ -370,7 +365,7 @@ impl<'c, 'a> Output<'c, 'a> {
                     return Ok((0, at));
                 };
                 let here = self.items.get(&number).copied();
-                let counterpart = self.plan.backward.get(number).copied().flatten();
+                let counterpart = self.plan.old_of(number);
                 // From its own parts and tables, and into its middle, a function means its version here.
                 let owner = |i: usize| new.item(i).and_then(|i| part_owner(new, i));
                 let family =
