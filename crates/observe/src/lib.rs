@@ -51,6 +51,17 @@ impl Process<'_> {
         std::iter::successors(self.parents.get(&self.pid), |pid| self.parents.get(pid)).copied()
     }
 
+    /// The first of its arguments: the program as it was called. Much cheaper than all of them.
+    ///
+    /// # Errors
+    /// It was killed meanwhile.
+    pub fn name(&self) -> io::Result<OsString> {
+        match sys::first_argument(self.pid) {
+            Some(name) => Ok(OsString::from_vec(name)),
+            None => Ok(self.arguments()?.into_iter().next().unwrap_or_default()),
+        }
+    }
+
     /// Its arguments, the program's name first.
     ///
     /// # Errors
@@ -153,9 +164,8 @@ pub fn run(
             }
         });
         let tracer = scope.spawn(move || {
-            let result = trace(command, watcher, root);
-            done.store(true, Ordering::Relaxed);
-            result
+            let _done = Done(done);
+            trace(command, watcher, root)
         });
         tracer
             .join()
@@ -165,6 +175,15 @@ pub fn run(
         return Err(Error::Interrupted);
     }
     result
+}
+
+/// Says that the tracer is gone, a panic of the watcher included.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn trace(
@@ -187,11 +206,15 @@ fn trace(
     tree.tasks.insert(root, root);
     let mut result = None;
     while let Some((tid, event)) = sys::wait().map_err(Error::Trace)? {
-        let process = tree.process(tid);
         match event {
             sys::Event::Ended(status) => {
-                tree.tasks.remove(&tid);
-                if process == tid {
+                tree.early.remove(&tid);
+                let process = tree.tasks.remove(&tid);
+                // Its creator was killed maybe, and will not tell of whoever waits here.
+                for tid in tree.meet_early() {
+                    let _ = sys::go_on(tid, 0);
+                }
+                if process == Some(tid) {
                     let status = ExitStatus::from_raw(status);
                     tree.parents
                         .retain(|child, parent| *child != tid && *parent != tid);
@@ -215,7 +238,20 @@ fn trace(
                     });
                 }
             }
-            sys::Event::Created { child, fork } => tree.created(process, child, fork),
+            sys::Event::Created { child, fork } => {
+                tree.created(tid, child, fork);
+                if tree.early.remove(&child) {
+                    let _ = sys::go_on(child, 0);
+                }
+            }
+            sys::Event::Began if !tree.tasks.contains_key(&tid) => {
+                // Its creator's event, which says whose it is, is about to come.
+                tree.early.insert(tid);
+                if result.is_none() {
+                    continue;
+                }
+                let _ = tree.meet_early();
+            }
             sys::Event::Began => {}
             sys::Event::Halted => {
                 let _ = sys::listen(tid);
@@ -242,36 +278,41 @@ struct Tree {
     tasks: HashMap<Pid, Pid>,
     /// Process -> who created it.
     parents: HashMap<Pid, Pid>,
-    /// Tasks that were seen before their creator told of them.
+    /// Tasks that have begun before their creators told of them, and stand still until they do.
     early: HashSet<Pid>,
+    /// Those that were looked up instead; their creators may still tell.
+    met: HashSet<Pid>,
 }
 
 impl Tree {
-    /// The process of a task that has an event. A new task's may come before its creator's.
-    fn process(&mut self, tid: Pid) -> Pid {
-        if let Some(process) = self.tasks.get(&tid) {
-            return *process;
+    /// Looks up those that were seen before their creators told of them.
+    fn meet_early(&mut self) -> Vec<Pid> {
+        let early: Vec<Pid> = self.early.drain().collect();
+        for &tid in &early {
+            let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+            let number = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+                line.trim().parse::<Pid>().ok()
+            };
+            let process = number("Tgid:").unwrap_or(tid);
+            self.met.insert(tid);
+            self.tasks.insert(tid, process);
+            if process == tid
+                && let Some(parent) = number("PPid:")
+            {
+                self.parents.insert(tid, parent);
+            }
         }
-        self.early.insert(tid);
-        let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-        let number = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.trim().parse::<Pid>().ok()
-        };
-        let process = number("Tgid:").unwrap_or(tid);
-        self.tasks.insert(tid, process);
-        if process == tid
-            && let Some(parent) = number("PPid:")
-        {
-            self.parents.insert(tid, parent);
-        }
-        process
+        early
     }
 
     fn created(&mut self, creator: Pid, child: Pid, fork: bool) {
-        if self.early.remove(&child) {
+        let ended =
+            self.met.remove(&child) && !fs::exists(format!("/proc/{child}")).unwrap_or(true);
+        if ended || self.tasks.contains_key(&child) {
             return;
         }
+        let creator = self.tasks.get(&creator).copied().unwrap_or(creator);
         let thread = !fork && fs::exists(format!("/proc/{creator}/task/{child}")).unwrap_or(false);
         if thread {
             self.tasks.insert(child, creator);

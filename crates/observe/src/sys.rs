@@ -1,8 +1,9 @@
-//! The system calls that have no safe wrapper elsewhere: ptrace without registers or memory, and waiting.
+//! The system calls that have no safe wrapper elsewhere: ptrace, and waiting.
 //!
 //! All `unsafe` of this crate is here. ptrace requests and waits belong to the thread that spawned the command.
 
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Process or thread id.
@@ -117,6 +118,59 @@ fn message(tid: Tid) -> io::Result<Tid> {
     // SAFETY: PTRACE_GETEVENTMSG writes one unsigned long to value, which outlives the call.
     cvt(unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, tid, 0usize, &raw mut value) })?;
     Tid::try_from(value).map_err(io::Error::other)
+}
+
+/// The first argument of a tracee that stands right after exec, read from where its stack pointer tells (System V ABI for
+/// x86-64, "Process Initialization"): opening a file of /proc costs as much as all of a short process's stops. `None`
+/// where it is not a 64-bit process, or longer than any program's path.
+pub(crate) fn first_argument(tid: Tid) -> Option<Vec<u8>> {
+    /// __USER_CS of arch/x86: that of a 32-bit process is another.
+    const CODE_64: libc::c_long = 0x33;
+    let cs = peek(
+        libc::PTRACE_PEEKUSER,
+        tid,
+        offset_of!(libc::user_regs_struct, cs),
+    )?;
+    let rsp = peek(
+        libc::PTRACE_PEEKUSER,
+        tid,
+        offset_of!(libc::user_regs_struct, rsp),
+    )?;
+    if cs != CODE_64 {
+        return None;
+    }
+    // The number of arguments lies at the stack pointer, then come pointers to them.
+    let at = peek(libc::PTRACE_PEEKDATA, tid, (rsp as usize).checked_add(8)?)? as usize;
+    let mut bytes = vec![0u8; 512];
+    let local = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // Its end may be that of the stack.
+    let remote = [
+        (at, 4096 - at % 4096),
+        (at.checked_next_multiple_of(4096)?, bytes.len()),
+    ];
+    let remote = remote.map(|(at, len)| libc::iovec {
+        iov_base: at as *mut libc::c_void,
+        iov_len: len,
+    });
+    // SAFETY: the kernel writes at most iov_len bytes to `bytes`, which outlives the call; the remote addresses are the
+    // tracee's, and checked by the kernel.
+    let read = cvt(unsafe {
+        libc::process_vm_readv(tid, &raw const local, 1, remote.as_ptr(), 2, 0) as libc::c_long
+    });
+    bytes.truncate(usize::try_from(read.ok()?).ok()?);
+    let end = bytes.iter().position(|byte| *byte == 0)?;
+    bytes.truncate(end);
+    Some(bytes)
+}
+
+/// A word of a stopped tracee.
+fn peek(request: libc::c_uint, tid: Tid, at: usize) -> Option<libc::c_long> {
+    // SAFETY: these requests read one word of the tracee; the C library returns it. -1 is no value that is asked for here.
+    let word = unsafe { libc::ptrace(request, tid, at, 0usize) };
+    (word != -1).then_some(word)
 }
 
 /// Lets a stopped tracee go on, with a signal or with none (0).

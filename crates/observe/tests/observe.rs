@@ -18,6 +18,8 @@ struct Seen {
 impl Watcher for Seen {
     fn executed(&mut self, process: &Process) {
         let arguments = process.arguments().expect("arguments");
+        let name = process.name().expect("a name");
+        assert_eq!(name, arguments.first().cloned().unwrap_or_default());
         let arguments = arguments
             .iter()
             .map(|a| a.to_string_lossy().into_owned())
@@ -44,7 +46,7 @@ impl Seen {
     fn of(&self, name: &str) -> Vec<&(Pid, Vec<String>, Vec<Pid>)> {
         self.programs
             .iter()
-            .filter(|(_, arguments, _)| arguments[0] == name)
+            .filter(|(_, arguments, _)| arguments.first().is_some_and(|first| first == name))
             .collect()
     }
 
@@ -79,6 +81,28 @@ fn many_at_once() {
     assert_eq!(seen.of("/bin/true").len(), 400);
     let ended = |pid: &Pid| seen.end(*pid) == Some(0);
     assert!(seen.of("/bin/true").iter().all(|(pid, ..)| ended(pid)));
+}
+
+#[test]
+fn names_of_any_length() {
+    for length in [1, 500, 511, 512, 3000, 100_000] {
+        let line = format!("(exec -a $(printf '%0{length}d' 7) /bin/true); (exec -a '' /bin/true)");
+        let (seen, status) = shell(&line);
+        assert!(status.expect("runs").success());
+        let names = seen.programs.iter().filter_map(|(_, all, _)| all.first());
+        let lengths = names.map(String::len);
+        assert_eq!(lengths.filter(|&found| found == length).count(), 1);
+    }
+}
+
+/// Who was created by somebody that is killed before it can tell is let go on all the same.
+#[test]
+fn creators_that_are_killed() {
+    let (seen, status) = shell(
+        "for i in $(seq 10 49); do timeout -s KILL 0.0$i sh -c 'while :; do /bin/true & done'; done; exit 6",
+    );
+    assert_eq!(status.expect("runs").code(), Some(6));
+    assert!(seen.of("/bin/true").len() > 40);
 }
 
 #[test]

@@ -131,10 +131,17 @@ pub(crate) fn is_compiler(program: &OsStr) -> bool {
     matches!(tool, "gcc" | "g++" | "cc" | "c++" | "clang" | "clang++")
 }
 
+/// Is this a program that runs compilers?
+pub(crate) fn is_launcher(program: &OsStr) -> bool {
+    let name = base(program);
+    LAUNCHERS
+        .iter()
+        .any(|launcher| name == OsStr::new(launcher))
+}
+
 /// Is this a launcher, and of which position in the arguments is the compiler that it runs?
 pub(crate) fn launched(arguments: &[OsString]) -> Option<usize> {
-    let first = base(arguments.first()?);
-    if !LAUNCHERS.iter().any(|name| first == OsStr::new(name)) {
+    if !is_launcher(arguments.first()?) {
         return None;
     }
     let place = arguments.iter().skip(1).position(|a| is_compiler(a))? + 1;

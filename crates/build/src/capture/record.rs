@@ -13,7 +13,7 @@ use std::process::ExitStatus;
 use livegraft_observe::{Pid, Process, Watcher};
 use serde::{Deserialize, Serialize};
 
-use super::arguments::{expand, is_compiler, launched};
+use super::arguments::{expand, is_compiler, is_launcher, launched};
 
 /// Paths need not be UTF-8.
 pub(crate) mod path {
@@ -277,23 +277,31 @@ impl<'a> Recorder<'a> {
 
 impl Watcher for Recorder<'_> {
     fn executed(&mut self, process: &Process) {
-        let Ok(arguments) = process.arguments() else {
-            return;
-        };
-        let Some(program) = arguments.first() else {
+        // Most programs of a build are none of ours, and all wait for us.
+        let Ok(program) = process.name() else {
             return;
         };
         let driver = self.call(process);
-        if is_one_of(program, LINKERS) || is_one_of(program, ARCHIVERS) {
-            self.stamp(process);
-            self.linker(process, arguments, driver);
-        } else if driver.is_some() {
+        let links = is_one_of(&program, LINKERS) || is_one_of(&program, ARCHIVERS);
+        if driver.is_some() && !links {
             // cc1, as, collect2; what ccache calls; what a driver's wrapper calls.
             self.stamp(process);
-        } else if is_compiler(program) || launched(&arguments).is_some() {
+            return;
+        }
+        let changes = is_one_of(&program, CHANGERS);
+        if !(links || changes || is_compiler(&program) || is_launcher(&program)) {
+            return;
+        }
+        let Some(arguments) = process.arguments().ok().filter(|all| !all.is_empty()) else {
+            return;
+        };
+        if links {
+            self.stamp(process);
+            self.linker(process, arguments, driver);
+        } else if is_compiler(&program) || launched(&arguments).is_some() {
             self.stamp(process);
             self.compiler(process, arguments);
-        } else if is_one_of(program, CHANGERS) {
+        } else if changes {
             self.changer(process, &arguments);
         }
     }
