@@ -11,7 +11,7 @@ use super::error::Error;
 use super::programs::{Program, programs};
 use super::record::{Record, Recorder};
 use super::site::{Entered, Job, Site, Way};
-use super::store::{Store, clean, copy, key, remove, work};
+use super::store::{BOUNDS, Store, clean, copy, key, prune, remove, work};
 use super::units::{Unit, absolute, line, units};
 use super::{Phase, Request, Told, diff};
 
@@ -76,6 +76,7 @@ impl<'a> Session<'a> {
         };
         let key = key(site.areas(), &format!("{way:?}"), &request.command)?;
         let store = Store::open(&work, &key)?;
+        prune(&work, &BOUNDS)?;
         site = Site::new(way, named, store.path("here"))?;
         for name in ["tmp", "objects"] {
             fs::create_dir_all(store.path(name)).map_err(Error::io(store.path(name)))?;

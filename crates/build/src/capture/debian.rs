@@ -10,6 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 use livegraft_observe::{command, run};
 use rustix::fs::{FlockOperation, flock};
@@ -17,7 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::Request;
 use super::error::Error;
 use super::site::Unwatched;
-use super::store::remove;
+use super::store::{LONGEST, remove};
 
 /// What can go wrong with a package before its build.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +205,25 @@ fn unpacked(
     if !directory.is_dir() {
         fetch(tools, work, name, version, &directory)?;
     }
+    // Its time is when it was used last.
+    File::open(&directory)
+        .and_then(|opened| opened.set_modified(SystemTime::now()))
+        .map_err(Error::io(&directory))?;
+    prune(work)?;
     Ok(directory)
+}
+
+/// Removes sources that nobody has used for long.
+fn prune(work: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(work).map_err(Error::io(work))? {
+        let source = entry.map_err(Error::io(work))?.path();
+        let used = fs::symlink_metadata(&source).and_then(|metadata| metadata.modified());
+        let unused = used.ok().and_then(|used| used.elapsed().ok());
+        if unused > Some(LONGEST) && source.join("debian/rules").exists() {
+            remove(&source)?;
+        }
+    }
+    Ok(())
 }
 
 /// Source, version and packages that a name stands for.

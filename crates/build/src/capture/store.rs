@@ -1,12 +1,14 @@
 //! Where builds are kept: one directory per build, by a hash of all that it depends on.
 //!
 //! ```text
-//! KEY/lock        held while somebody works here
+//! KEY/lock        held while somebody works here; its time is when somebody did last
 //! KEY/original/N  the copies of the user's directories, built; N is 0 for the source, then those of --build-dir
 //! KEY/kept/       linked programs, as they were before strip
 //! KEY/record      what was seen; written last, so that a directory without it is what a kill has left
 //! KEY/patched/N, KEY/objects, KEY/tmp, KEY/here, KEY/log    as long as somebody works here
 //! ```
+//!
+//! Beside the one that is worked on, those that were used last are kept, within [`Bounds`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -16,6 +18,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
@@ -27,6 +30,8 @@ use super::site::Unwatched;
 
 /// Changes with the form of what is stored.
 const FORMAT: &[u8] = b"livegraft build 1";
+/// The length of a key, in hexadecimal digits.
+const KEY: usize = 20;
 /// What is gone when nobody works.
 const PASSING: &[&str] = &["patched", "objects", "tmp", "here", "log"];
 /// Variables that say who builds and from where, not what.
@@ -56,11 +61,30 @@ const VOLATILE: &[&str] = &[
     "JOURNAL_STREAM",
 ];
 
+/// How long one may be unused, here and where sources are.
+pub(crate) const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What is kept of builds that nobody works on.
+pub(crate) struct Bounds {
+    builds: usize,
+    /// Disk space of all of them together.
+    bytes: u64,
+    /// Since somebody worked on it.
+    unused: Duration,
+}
+
+/// docs/commands.md says so too.
+pub(crate) const BOUNDS: Bounds = Bounds {
+    builds: 7,
+    bytes: 16 << 30,
+    unused: LONGEST,
+};
+
 /// The directory of one build, ours as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) directory: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// The directory for all builds: what the user names, or livegraft/build in the user's cache. Without symbolic links, and
@@ -86,19 +110,63 @@ pub(crate) fn work(named: Option<&Path>) -> Result<PathBuf, Error> {
     Ok(work)
 }
 
+/// The builds in a directory. Only what is ours: the user may name one that holds other things.
+fn builds(work: &Path) -> Result<Vec<PathBuf>, Error> {
+    let is_key = |name: &OsStr| {
+        let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        name.len() == KEY && name.as_bytes().iter().all(hex)
+    };
+    let mut builds = Vec::new();
+    for entry in fs::read_dir(work).map_err(Error::io(work))? {
+        let entry = entry.map_err(Error::io(work))?;
+        if is_key(&entry.file_name()) && entry.path().join("lock").is_file() {
+            builds.push(entry.path());
+        }
+    }
+    Ok(builds)
+}
+
 /// Removes what a kill has left: builds that were not finished, and what is only there while somebody works.
 pub(crate) fn clean(work: &Path) -> Result<(), Error> {
     fs::create_dir_all(work).map_err(Error::io(work))?;
-    for entry in fs::read_dir(work).map_err(Error::io(work))? {
-        let directory = entry.map_err(Error::io(work))?.path();
-        // Only what is ours: the user may name a directory that holds other things.
-        if directory.join("lock").is_file()
-            && let Ok(store) = Store::lock(&directory)
-        {
+    for directory in builds(work)? {
+        if let Ok(store) = Store::lock(&directory) {
             store.tidy();
         }
     }
     Ok(())
+}
+
+/// Removes the builds that nobody works on as far as they are out of bounds; those that were used last stay.
+pub(crate) fn prune(work: &Path, bounds: &Bounds) -> Result<(), Error> {
+    // Nothing is held while it is measured: others shall find their builds.
+    let mut idle: Vec<(SystemTime, PathBuf)> = builds(work)?
+        .into_iter()
+        .filter_map(|directory| Some((Store::lock(&directory).ok()?.used()?, directory)))
+        .collect();
+    idle.sort_by_key(|(used, _)| std::cmp::Reverse(*used));
+    let mut bytes = 0u64;
+    for (number, (used, directory)) in idle.iter().enumerate() {
+        // A time to come is none at all.
+        let unused = used.elapsed().unwrap_or_default();
+        bytes = bytes.saturating_add(disk_space(directory));
+        if (number >= bounds.builds || bytes > bounds.bytes || unused > bounds.unused)
+            && let Ok(store) = Store::lock(directory)
+            && store.used() == Some(*used)
+        {
+            // Without its record, which goes first, it is removed with its lock.
+            store.forget()?;
+        }
+    }
+    Ok(())
+}
+
+fn disk_space(directory: &Path) -> u64 {
+    let files = WalkDir::new(directory).into_iter().flatten();
+    let sizes = files.filter_map(|entry| Some(entry.metadata().ok()?.blocks()));
+    sizes.fold(0u64, |sum, blocks| {
+        sum.saturating_add(blocks.saturating_mul(512))
+    })
 }
 
 impl Store {
@@ -110,7 +178,12 @@ impl Store {
             fs::create_dir_all(&directory).map_err(Error::io(&directory))?;
             match Self::lock(&directory) {
                 Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
-                other => return other,
+                Ok(store) => {
+                    let now = store.lock.set_modified(SystemTime::now());
+                    now.map_err(Error::io(&directory))?;
+                    return Ok(store);
+                }
+                Err(error) => return Err(error),
             }
         }
         Err(Error::Busy(directory))
@@ -135,8 +208,13 @@ impl Store {
         }
         Ok(Self {
             directory: directory.to_owned(),
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// When somebody opened it last.
+    fn used(&self) -> Option<SystemTime> {
+        self.lock.metadata().and_then(|lock| lock.modified()).ok()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -300,7 +378,7 @@ pub(crate) fn key(areas: &[PathBuf], way: &str, command: &[OsString]) -> Result<
     let digest = hash.0.finalize();
     Ok(digest
         .iter()
-        .take(10)
+        .take(KEY / 2)
         .map(|byte| format!("{byte:02x}"))
         .collect())
 }
@@ -362,40 +440,111 @@ impl Hash {
 mod tests {
     use super::*;
 
+    /// A name that a build may have.
+    fn key_of(number: usize) -> String {
+        format!("{number:0KEY$x}")
+    }
+
     #[test]
     fn what_a_kill_has_left_is_removed_and_nothing_else() {
         let work = tempfile::tempdir().expect("a directory");
-        let at = |name: &str| work.path().join(name);
-        for name in [
-            "half/original/0",
-            "whole/original/0",
-            "whole/patched/0",
-            "busy/patched",
-            "mine/original",
+        let [half, whole, busy, other] = [1, 2, 3, 4].map(key_of);
+        let at = |key: &str, name: &str| work.path().join(key).join(name);
+        for (key, name) in [
+            (&*half, "original/0/closed"),
+            (&whole, "original/0"),
+            (&whole, "patched/0"),
+            (&busy, "patched"),
+            // No lock; no key.
+            (&other, "original"),
+            ("dpkg", "original"),
         ] {
-            fs::create_dir_all(at(name)).expect("a directory");
+            fs::create_dir_all(at(key, name)).expect("a directory");
         }
-        for name in ["half/lock", "whole/lock", "whole/record"] {
-            fs::write(at(name), "").expect("a file");
+        for (key, name) in [
+            (&*half, "lock"),
+            (&whole, "lock"),
+            (&whole, "record"),
+            ("dpkg", "lock"),
+            (&half, "original/0/closed/f"),
+        ] {
+            fs::write(at(key, name), "").expect("a file");
         }
-        fs::create_dir(at("half/original/0/closed")).expect("a directory");
-        fs::write(at("half/original/0/closed/f"), "").expect("a file");
-        fs::set_permissions(
-            at("half/original/0/closed"),
-            fs::Permissions::from_mode(0o500),
-        )
-        .expect("a mode");
-        let busy = Store::open(work.path(), "busy").expect("a store");
-        assert!(matches!(
-            Store::open(work.path(), "busy"),
-            Err(Error::Busy(_))
-        ));
+        let closed = fs::Permissions::from_mode(0o500);
+        fs::set_permissions(at(&half, "original/0/closed"), closed).expect("a mode");
+        let held = Store::open(work.path(), &busy).expect("a store");
+        let second = Store::open(work.path(), &busy);
+        assert!(matches!(second, Err(Error::Busy(_))));
         clean(work.path()).expect("cleans");
-        let left = |name: &str| at(name).exists();
-        assert!(!left("half") && left("whole/original/0") && !left("whole/patched"));
-        assert!(left("busy/patched") && left("mine/original"));
-        drop(busy);
-        assert!(!left("busy"));
+        assert!(!at(&half, "").exists());
+        assert!(at(&whole, "original/0").exists() && !at(&whole, "patched").exists());
+        assert!(at(&busy, "patched").exists() && at(&other, "original").exists());
+        assert!(at("dpkg", "original").exists());
+        drop(held);
+        assert!(!at(&busy, "").exists());
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_removed() {
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let bounds = |builds, bytes| Bounds {
+            builds,
+            bytes,
+            unused: 100 * hour,
+        };
+        // What is left of builds that were last used so many hours ago, each of 64 KiB, the second one at work.
+        let left = |hours: &[u32], bounds: Bounds| -> Vec<u32> {
+            let work = tempfile::tempdir().expect("a directory");
+            let mut held = None;
+            for (number, &ago) in hours.iter().enumerate() {
+                let store = Store::open(work.path(), &key_of(number)).expect("a store");
+                fs::create_dir_all(store.path("original/0")).expect("a directory");
+                fs::write(store.path("original/0/f"), vec![1; 1 << 16]).expect("a file");
+                fs::write(store.path("record"), "").expect("a record");
+                let used = store.lock.set_modified(now - ago * hour);
+                used.expect("a time");
+                if number == 1 {
+                    held = Some(store);
+                }
+            }
+            prune(work.path(), &bounds).expect("prunes");
+            drop(held);
+            let there = |number: &usize| work.path().join(key_of(*number)).exists();
+            let kept = (0..hours.len()).filter(there);
+            kept.map(|number| hours[number]).collect()
+        };
+        assert_eq!(left(&[3, 200, 1, 2], bounds(9, 1 << 30)), [3, 200, 1, 2]);
+        assert_eq!(left(&[3, 200, 1, 2], bounds(2, 1 << 30)), [200, 1, 2]);
+        assert_eq!(left(&[101, 200, 1, 2], bounds(9, 1 << 30)), [200, 1, 2]);
+        assert_eq!(left(&[3, 200, 1, 2], bounds(9, 150_000)), [200, 1]);
+        assert_eq!(left(&[3, 200, 1, 2], bounds(0, 0)), [200]);
+    }
+
+    #[test]
+    fn to_open_is_to_use() {
+        let work = tempfile::tempdir().expect("a directory");
+        let store = Store::open(work.path(), &key_of(1)).expect("a store");
+        fs::write(store.path("record"), "").expect("a record");
+        store
+            .lock
+            .set_modified(SystemTime::UNIX_EPOCH)
+            .expect("a time");
+        drop(store);
+        let used = || {
+            let lock = work.path().join(key_of(1)).join("lock");
+            fs::metadata(lock)
+                .and_then(|m| m.modified())
+                .expect("a time")
+        };
+        clean(work.path()).expect("cleans");
+        assert_eq!(used(), SystemTime::UNIX_EPOCH);
+        drop(Store::open(work.path(), &key_of(1)).expect("a store"));
+        assert!(
+            used()
+                .elapsed()
+                .is_ok_and(|ago| ago < Duration::from_secs(60))
+        );
     }
 
     #[test]
