@@ -6,6 +6,12 @@
 
 mod clients;
 mod dnsmasq;
+mod h2;
+mod haproxy;
+mod http;
+mod net;
+mod nghttp2;
+mod nginx;
 mod report;
 mod row;
 mod tree;
@@ -120,7 +126,12 @@ pub trait Service {
 }
 
 /// The packages of the list.
-pub const PACKAGES: &[&dyn Package] = &[&dnsmasq::Dnsmasq];
+pub const PACKAGES: &[&dyn Package] = &[
+    &dnsmasq::Dnsmasq,
+    &haproxy::Haproxy,
+    &nghttp2::Nghttp2,
+    &nginx::Nginx,
+];
 
 /// The package of that name.
 pub fn package(name: &str) -> Option<&'static dyn Package> {

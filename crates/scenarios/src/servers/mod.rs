@@ -205,7 +205,8 @@ impl Drop for Server {
     }
 }
 
-fn certificate(dir: &Path) -> Result<(), String> {
+/// A key and a certificate of its own, for TLS.
+pub(crate) fn certificate(dir: &Path) -> Result<(), String> {
     let mut command = Command::new("openssl");
     command
         .current_dir(dir)
