@@ -144,15 +144,8 @@ pub fn login_left_over(running: &Running) -> Result<Seen, String> {
             "the user of the last login that could be read is named".to_owned(),
         )),
         false => Ok(Seen::Misbehaves(format!(
-            "{} bytes of the worker's memory are named as the user, among them \"{}\"",
-            who.len(),
-            told.chars()
-                .rev()
-                .take(40)
-                .collect::<Vec<_>>()
-                .iter()
-                .rev()
-                .collect::<String>()
+            "{} bytes of the worker's memory are named as the user",
+            who.len()
         ))),
     }
 }
