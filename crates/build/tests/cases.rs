@@ -22,7 +22,7 @@ use std::path::Path;
 
 use common::{compile, tools_for};
 use livegraft_build::compare::{Comparison, Options, Status, compare, extract};
-use object::{Object as _, ObjectSymbol as _};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 /// What a case says.
 #[derive(Default)]
@@ -265,4 +265,43 @@ fn rust() {
 #[test]
 fn assembler() {
     run("s");
+}
+
+/// `livegraft build` compares objects with debug information, whatever the flags of what runs: that is the same code.
+#[test]
+fn debug_information_changes_no_code() {
+    let code = |object: &[u8]| -> Vec<(String, Vec<u8>)> {
+        let file = object::File::parse(object).unwrap();
+        let sections = file
+            .sections()
+            .filter(|s| s.kind() == object::SectionKind::Text);
+        let named =
+            |s: object::Section<'_, '_>| (s.name().unwrap().to_owned(), s.data().unwrap().to_vec());
+        sections.map(named).collect()
+    };
+    for (extension, step) in [("c", 4), ("cc", 3)] {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+        let files = std::fs::read_dir(directory).unwrap();
+        let mut files: Vec<_> = files.map(|e| e.unwrap().path()).collect();
+        files.retain(|p| p.extension().is_some_and(|e| e == extension));
+        files.sort();
+        for path in files.iter().step_by(step) {
+            let case = parse(&std::fs::read_to_string(path).unwrap());
+            let all = tools_for(extension);
+            let tools = if case.compilers.is_empty() {
+                &all
+            } else {
+                &case.compilers
+            };
+            for tool in tools {
+                let [plain, debug] = ["-O2", "-O2 -g -gz=none"]
+                    .map(|flags| code(&compile(tool, flags, extension, &case.sources[0])));
+                assert!(
+                    !plain.is_empty() && plain == debug,
+                    "{tool} {}",
+                    path.display()
+                );
+            }
+        }
+    }
 }

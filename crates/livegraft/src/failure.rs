@@ -71,7 +71,11 @@ impl Failure {
             Failure::Patch { .. } => "patch-file",
             Failure::Pack(_) => "pack",
             Failure::Emit(_) => "pack",
-            Failure::Capture(_) | Failure::Debian(_) => "capture",
+            Failure::Capture(error) => match **error {
+                livegraft_build::capture::Error::NothingChanged { .. } => "no-code-changed",
+                _ => "capture",
+            },
+            Failure::Debian(_) => "capture",
             Failure::Build(error) => match **error {
                 livegraft_build::Error::NoChange { .. } => "no-code-changed",
                 _ => "build",

@@ -302,12 +302,24 @@ pub(crate) fn again(
     let mut seeded = false;
     for (at, argument) in arguments.iter().enumerate().skip(1) {
         if at == source || !parsed.dropped.get(at).copied().unwrap_or(true) {
-            seeded |= argument.as_bytes().starts_with(b"-frandom-seed");
+            let bytes = argument.as_bytes();
+            if again == Again::Sections && moves_debug_information(bytes) {
+                continue;
+            }
+            seeded |= bytes.starts_with(b"-frandom-seed");
             command.push(argument.clone());
         }
     }
     let more: &[&str] = match again {
-        Again::Sections => &["-ffunction-sections", "-fdata-sections", "-w", "-c"],
+        // Debug information shows structs that changed. It changes no code.
+        Again::Sections => &[
+            "-ffunction-sections",
+            "-fdata-sections",
+            "-g",
+            "-gz=none",
+            "-w",
+            "-c",
+        ],
         Again::Exact => &["-c"],
         Again::Preprocess => &["-U__LINE__", "-w", "-E"],
         Again::Dependencies => &["-M"],
@@ -320,6 +332,13 @@ pub(crate) fn again(
     command.push("-o".into());
     command.push(output.into());
     command
+}
+
+/// Puts debug information somewhere else than into one section of the object, or compresses it.
+fn moves_debug_information(argument: &[u8]) -> bool {
+    argument.starts_with(b"-gsplit-dwarf")
+        || argument == b"-fdebug-types-section"
+        || argument.starts_with(b"-Wa,--compress-debug-sections")
 }
 
 /// Replaces each `@FILE` by what the file holds, as gcc, clang and binutils do: words divided by white space, with
@@ -437,7 +456,7 @@ mod tests {
                 Again::Sections,
                 Path::new("x.o")
             )),
-            "gcc -O2 -DX=1 -I inc a.c -g -ffunction-sections -fdata-sections -w -c -frandom-seed=livegraft -o x.o"
+            "gcc -O2 -DX=1 -I inc a.c -g -ffunction-sections -fdata-sections -g -gz=none -w -c -frandom-seed=livegraft -o x.o"
         );
         assert_eq!(
             text(&again(
@@ -448,6 +467,16 @@ mod tests {
                 Path::new("x.i")
             )),
             "gcc -O2 -DX=1 -I inc a.c -g -U__LINE__ -w -E -o x.i"
+        );
+    }
+
+    #[test]
+    fn debug_information_is_where_the_comparison_reads_it() {
+        let call = line("cc -g0 -gsplit-dwarf -gz -fdebug-types-section -c a.c");
+        let again = again(&call, &parse(&call), 6, Again::Sections, Path::new("x.o"));
+        assert_eq!(
+            text(&again),
+            "cc -g0 -gz a.c -ffunction-sections -fdata-sections -g -gz=none -w -c -frandom-seed=livegraft -o x.o"
         );
     }
 

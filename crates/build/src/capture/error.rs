@@ -109,8 +109,10 @@ pub enum Error {
     /// A program that we call is missing.
     #[error("{0} is needed; install the package that has it")]
     NoTool(&'static str),
-    /// Nothing that is compiled differs.
-    #[error("the diff changes nothing that the build compiles: {files}")]
+    /// Nothing that is compiled differs in more than the lines on which it stands.
+    #[error(
+        "the diff changes no code: what the build compiles is the same with and without it ({files})"
+    )]
     NothingChanged {
         /// What it changes.
         files: String,
@@ -119,7 +121,7 @@ pub enum Error {
     #[error("{} is assembly and changes; only C and C++ can be compared", .0.display())]
     Assembly(PathBuf),
     /// Link-time optimisation.
-    #[error("{} is compiled with {flag}: what runs is made when all is linked; build the program without it (-fno-lto)", .source_file.display())]
+    #[error("{} is compiled with {flag}: what runs is made when all is linked; build the program without it (-fno-lto), or compare by hand what the link-time compiler makes (docs/patches.md)", .source_file.display())]
     LinkTime {
         /// The source.
         source_file: PathBuf,

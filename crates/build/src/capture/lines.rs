@@ -5,7 +5,12 @@
 //! are given to the compiler with `#line` directives: what the diff leaves alone keeps the number that it has in the
 //! original. That these change nothing else is proven by what the preprocessor makes of both.
 
-use similar::{Algorithm, DiffOp, capture_diff_slices};
+use std::time::{Duration, Instant};
+
+use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
+
+/// How long two files may be compared. What has not been found the same by then counts as changed.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// The patched text, numbered like the original. `None` if it is so already, or has line directives of its own.
 pub(super) fn numbered(original: &[u8], patched: &[u8]) -> Option<Vec<u8>> {
@@ -52,7 +57,8 @@ fn numbers(old: &[&[u8]], new: &[&[u8]]) -> Vec<usize> {
         base *= 10;
     }
     let mut numbers: Vec<usize> = (1..=new.len()).map(|line| base + line).collect();
-    for op in capture_diff_slices(Algorithm::Patience, old, new) {
+    let deadline = Some(Instant::now() + LONGEST);
+    for op in capture_diff_slices_deadline(Algorithm::Patience, old, new, deadline) {
         let (from, to, len) = match op {
             DiffOp::Equal {
                 old_index,

@@ -52,10 +52,6 @@ pub enum Error {
         target = .target.display()
     )]
     Ambiguous { target: PathBuf, symbol: String },
-    #[error(
-        "`{symbol}` is not the same one of its name in all targets; make a patch for each of them"
-    )]
-    Order { symbol: String },
     #[error(transparent)]
     Emit(Box<emit::Error>),
     #[error(transparent)]

@@ -10,7 +10,7 @@ use crate::compare::{self, Comparison, Function, Options, Status};
 use crate::emit::{self, Needs, Record};
 use crate::place::Share;
 use livegraft_patchfile::{Input, Target, TargetElf, TargetSymbol};
-use names::{Proven, Table, prove, table};
+use names::{Proven, Table, agree, prove, table};
 use object::elf;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -271,6 +271,7 @@ fn assemble(
         });
         tables.push(table(aim, &proven, &parts)?);
     }
+    agree(&mut tables);
     let object = match aims.first() {
         Some(aim) => TargetElf::parse(&aim.path, &aim.bytes, None)?.object,
         None => None,
@@ -291,10 +292,10 @@ fn assemble(
         .map(|&(path, bytes)| Input { path, bytes })
         .collect();
     let mut naming = |extract: usize, record: &Record| {
-        let mut all = tables.iter().map(|table| table.sympos(extract, record));
-        let first = all.next().flatten();
-        let same = all.all(|other| other == first);
-        first.filter(|_| same).ok_or_else(|| Error::Order {
+        let first = tables.first();
+        let position = first.and_then(|table| table.sympos(extract, record));
+        position.ok_or_else(|| Error::Ambiguous {
+            target: aims.first().map(|aim| aim.path.clone()).unwrap_or_default(),
             symbol: record.name.clone(),
         })
     };

@@ -63,7 +63,9 @@ pub(super) fn prove<'a>(aim: &'a Aim<'_>) -> Result<Proven<'a>, Error> {
 pub(super) struct Table {
     /// In the order that `sympos` counts.
     symbols: BTreeMap<String, Vec<(Located, bool)>>,
-    meant: HashMap<Meant, Located>,
+    meant: BTreeMap<Meant, Located>,
+    /// For names that come in another order in another target: what comes first here, in an order that all agree on.
+    agreed: BTreeMap<String, Vec<Meant>>,
 }
 
 /// A record of an extract: its number; name, file and type; which of those.
@@ -76,8 +78,16 @@ fn meant(extract: usize, record: &Record) -> Meant {
 
 impl Table {
     pub fn sympos(&self, extract: usize, record: &Record) -> Option<u64> {
-        let located = self.meant.get(&meant(extract, record))?;
-        let all = self.symbols.get(&record.name)?;
+        self.position(&meant(extract, record))
+    }
+
+    fn position(&self, meant: &Meant) -> Option<u64> {
+        let located = self.meant.get(meant)?;
+        if let Some(order) = self.agreed.get(&meant.1) {
+            let position = order.iter().position(|other| other == meant)?;
+            return Some(position as u64 + 1);
+        }
+        let all = self.symbols.get(&meant.1)?;
         let same = all.iter().all(|(other, _)| other.svma == located.svma);
         let position = all.iter().position(|(other, _)| other == located)?;
         Some(if same { 0 } else { position as u64 + 1 })
@@ -98,6 +108,37 @@ impl Table {
             })
         })
         .collect()
+    }
+}
+
+/// Where targets have symbols of one name in different orders (objects were linked in another one), they get the same:
+/// a patch records for each build where a symbol is, and that counts before the build's own symbol table.
+pub(super) fn agree(tables: &mut [Table]) {
+    let names = tables.first().into_iter().flat_map(|t| t.meant.keys());
+    let names: BTreeSet<String> = names.map(|meant| meant.1.clone()).collect();
+    for name in names {
+        let meant = tables.first().into_iter().flat_map(|t| t.meant.keys());
+        let meant: Vec<Meant> = meant.filter(|m| m.1 == name).cloned().collect();
+        let same = |meant: &Meant| {
+            let mut all = tables.iter().map(|table| table.position(meant));
+            let first = all.next().flatten();
+            first.is_some() && all.all(|other| other == first)
+        };
+        if meant.iter().all(same) {
+            continue;
+        }
+        for table in tables.iter_mut() {
+            let known = table.symbols.remove(&name).unwrap_or_default();
+            let global =
+                |located: &Located| known.iter().any(|(k, global)| k == located && *global);
+            let first = meant.iter().filter_map(|m| table.meant.get(m));
+            let mut order: Vec<_> = first.map(|l| (*l, global(l))).collect();
+            let rest = known.iter().filter(|k| !order.contains(k)).copied();
+            let rest: Vec<_> = rest.collect();
+            order.extend(rest);
+            table.symbols.insert(name.clone(), order);
+            table.agreed.insert(name.clone(), meant.clone());
+        }
     }
 }
 
