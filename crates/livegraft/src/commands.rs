@@ -107,9 +107,12 @@ pub fn diff(
     options: &compare::Options,
 ) -> Outcome {
     let (old, new) = (read(original)?, read(patched)?);
-    let failed = |source| Failure::Compare {
-        original: original.to_owned(),
-        patched: patched.to_owned(),
+    let failed = |source: compare::Error| Failure::Compare {
+        files: match source.side() {
+            Some(compare::Side::Original) => original.display().to_string(),
+            Some(compare::Side::Patched) => patched.display().to_string(),
+            None => format!("{} and {}", original.display(), patched.display()),
+        },
         source,
     };
     let comparison = compare::compare(&old, &new, options).map_err(failed)?;

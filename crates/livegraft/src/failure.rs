@@ -36,12 +36,10 @@ pub enum Failure {
     #[error(transparent)]
     Build(Box<livegraft_build::Error>),
     /// From comparing objects.
-    #[error("{original} and {patched}: {source}", original = .original.display(), patched = .patched.display())]
+    #[error("{files}: {source}")]
     Compare {
-        /// The first object.
-        original: PathBuf,
-        /// The second.
-        patched: PathBuf,
+        /// The object that it is about, or both.
+        files: String,
         /// Why.
         source: livegraft_build::compare::Error,
     },
@@ -93,7 +91,25 @@ impl Failure {
             let error = serde_json::json!({"error": {"kind": self.kind(), "message": message}});
             let _ = writeln!(io::stdout(), "{error}");
         }
-        let _ = writeln!(io::stderr(), "livegraft: {message}");
+        let _ = writeln!(io::stderr(), "livegraft: {}", shown(&message));
         ExitCode::from(1)
+    }
+}
+
+/// Text for a terminal: what a file calls its sections and symbols shall not control it.
+fn shown(text: &str) -> String {
+    let control = |c: char| c.is_control() && c != '\n';
+    text.replace(control, "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_name_in_a_file_does_not_control_the_terminal() {
+        let text = super::shown("section `\u{1b}[2J\r.text\u{9b}`:\n cut off");
+        assert_eq!(
+            text,
+            "section `\u{fffd}[2J\u{fffd}.text\u{fffd}`:\n cut off"
+        );
     }
 }

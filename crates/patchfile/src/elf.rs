@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use object::elf;
-use object::read::elf::{FileHeader as _, Rela as _, SectionHeader as _, Sym as _};
-use object::{LittleEndian as Le, elf::FileHeader64};
+use object::elf::{FileHeader64, SectionHeader64};
+use object::read::elf::{FileHeader as _, Rela as _, SectionHeader as _, SectionTable, Sym as _};
+use object::{LittleEndian as Le, SectionIndex};
 
 use crate::Error;
 use crate::relocation;
@@ -136,6 +137,25 @@ pub(crate) fn header(bytes: &[u8]) -> Result<&FileHeader64<Le>, Error> {
     Ok(header)
 }
 
+/// Which sections share bytes.
+fn overlap(table: &SectionTable<'_, FileHeader64<Le>>) -> String {
+    let range = |section| SectionHeader64::<Le>::file_range(section, Le);
+    let ranges = table.iter().filter_map(|s| Some((range(s)?, s)));
+    let mut ranges: Vec<_> = ranges.filter(|((_, size), _)| *size != 0).collect();
+    ranges.sort_by_key(|((offset, _), _)| *offset);
+    let name = |section| {
+        let name = table.section_name(Le, section).unwrap_or_default();
+        let name = name.get(..256).unwrap_or(name);
+        String::from_utf8_lossy(name).into_owned()
+    };
+    for ((before, section), (after, next)) in ranges.iter().zip(ranges.iter().skip(1)) {
+        if before.0.saturating_add(before.1) > after.0 {
+            return format!("sections `{}` and `{}` overlap", name(section), name(next));
+        }
+    }
+    "its sections overlap".to_owned()
+}
+
 impl<'a> Image<'a> {
     /// Reads and checks everything but the meaning of relocations.
     ///
@@ -147,28 +167,38 @@ impl<'a> Image<'a> {
             .sections(Le, bytes)
             .map_err(|e| malformed(e.to_string()))?;
         let len = bytes.len() as u64;
+        // What is wrong in a section, with its name or at least its number.
+        let at = |index: usize, why: &str| {
+            let section = table.section(SectionIndex(index)).ok();
+            let name = section.and_then(|s| table.section_name(Le, s).ok());
+            let name = name.and_then(|name| std::str::from_utf8(name).ok());
+            match name.filter(|name| !name.is_empty() && name.len() <= 256) {
+                Some(name) => malformed(format!("section `{name}`: {why}")),
+                None => malformed(format!("section {index}: {why}")),
+            }
+        };
         let mut total = 0u64;
-        for section in table.iter() {
+        for (index, section) in table.iter().enumerate() {
             if let Some((offset, size)) = section.file_range(Le) {
                 if offset.checked_add(size).is_none_or(|end| end > len) {
-                    return Err(Error::Truncated);
+                    return Err(at(index, "it reaches beyond the end of the file"));
                 }
                 // Sections that share bytes would make the work quadratic in the file's size.
                 total = total.saturating_add(size);
             }
         }
         if total > len {
-            return Err(malformed("its sections overlap"));
+            return Err(malformed(overlap(&table)));
         }
         let mut names = NameBudget(len.saturating_mul(4).saturating_add(1 << 20));
-        let mut sections = Vec::new();
-        for section in table.iter() {
+        let mut sections = Vec::with_capacity(table.len());
+        for (index, section) in table.iter().enumerate() {
             let name = table
                 .section_name(Le, section)
-                .map_err(|e| malformed(e.to_string()))?;
+                .map_err(|_| at(index, "its name is not in the table of names"))?;
             let data = section
                 .data(Le, bytes)
-                .map_err(|e| malformed(e.to_string()))?;
+                .map_err(|_| at(index, "it reaches beyond the end of the file"))?;
             sections.push(Sec {
                 name: names.take(name)?,
                 sh_type: section.sh_type(Le).0,
@@ -181,32 +211,43 @@ impl<'a> Image<'a> {
                 relas: Vec::new(),
             });
         }
-        let symtab = table
-            .symbols(Le, bytes, elf::SHT_SYMTAB)
-            .map_err(|e| malformed(e.to_string()))?;
-        let mut symbols = Vec::new();
+        let symtab = table.symbols(Le, bytes, elf::SHT_SYMTAB).map_err(|_| {
+            let is_symtab = |s: &&SectionHeader64<Le>| s.sh_type(Le) == elf::SHT_SYMTAB;
+            let index = table.iter().position(|s| is_symtab(&s)).unwrap_or(0);
+            at(
+                index,
+                "its size, its entries or its table of names are impossible",
+            )
+        })?;
+        let symbols_at = symtab.section().0;
+        let mut symbols = Vec::with_capacity(symtab.len());
         for (index, symbol) in symtab.enumerate() {
-            let name = symtab
-                .symbol_name(Le, symbol)
-                .map_err(|e| malformed(e.to_string()))?;
+            let name = symtab.symbol_name(Le, symbol).map_err(|_| {
+                at(
+                    symbols_at,
+                    "the name of a symbol is not in its table of names",
+                )
+            })?;
             let section = symtab
                 .symbol_section(Le, symbol, index)
-                .map_err(|e| malformed(e.to_string()))?
+                .map_err(|_| at(symbols_at, "the section number of a symbol is cut off"))?
                 .map(|s| s.0);
             let name = names.take(name)?;
             let place = match (section, symbol.st_shndx(Le)) {
                 (Some(section), _) if section < sections.len() => SymPlace::Section(section),
-                (Some(_), _) => return Err(malformed(format!("symbol `{name}` has no section"))),
+                (Some(_), _) => {
+                    let why = format!("symbol `{name}` is in a section that does not exist");
+                    return Err(at(symbols_at, &why));
+                }
                 (None, elf::SHN_UNDEF) => SymPlace::Undefined,
                 (None, elf::SHN_ABS) => SymPlace::Absolute,
                 // 0xff02 is SHN_X86_64_LCOMMON of -mcmodel=medium.
                 (None, elf::SHN_COMMON | elf::SymbolSection(0xff02)) => SymPlace::Common,
                 (None, elf::SymbolSection(SHN_LIVEPATCH)) => SymPlace::Livepatch,
                 (None, other) => {
-                    return Err(malformed(format!(
-                        "symbol `{name}` has the unknown section number {:#x}",
-                        other.0
-                    )));
+                    let number = other.0;
+                    let why = format!("symbol `{name}` has the unknown section number {number:#x}");
+                    return Err(at(symbols_at, &why));
                 }
             };
             symbols.push(Sym {
@@ -221,30 +262,27 @@ impl<'a> Image<'a> {
         }
         for (via, section) in table.iter().enumerate() {
             if section.sh_type(Le) == elf::SHT_REL {
-                return Err(malformed("it has relocations without addends (SHT_REL)"));
+                return Err(at(via, "it has relocations without addends (SHT_REL)"));
             }
             let Some((relas, link)) = section
                 .rela(Le, bytes)
-                .map_err(|e| malformed(e.to_string()))?
+                .map_err(|_| at(via, "its size is not that of whole relocations"))?
             else {
                 continue;
             };
             let to = section.sh_info(Le) as usize;
             if link.0 == 0 || link.0 != symtab.section().0 {
-                return Err(malformed(
-                    "a relocation section does not name the symbol table",
-                ));
+                return Err(at(via, "it does not name the symbol table"));
             }
             let Some(target) = sections.get_mut(to).filter(|_| to != 0) else {
-                return Err(malformed(
-                    "a relocation section does not name the section it changes",
-                ));
+                return Err(at(via, "it does not name the section that it changes"));
             };
+            target.relas.reserve_exact(relas.len());
             for rela in relas {
                 let symbol = rela.r_sym(Le, false) as usize;
                 let r_type = rela.r_type(Le, false).0;
                 if symbol >= symbols.len().max(1) {
-                    return Err(malformed("a relocation names a symbol that does not exist"));
+                    return Err(at(via, "a relocation names a symbol that does not exist"));
                 }
                 if r_type != relocation::NONE {
                     target.relas.push(Rela {

@@ -7,13 +7,12 @@
 pub mod clobber;
 pub mod elf;
 mod error;
-#[cfg(test)]
-mod hostile;
 mod info;
 mod meta;
 mod note;
 mod pack;
 mod patch;
+mod ranges;
 mod read;
 mod relocation;
 mod resolve;
@@ -23,8 +22,11 @@ mod write;
 
 pub use error::Error;
 pub use info::{FuncInfo, Info, ObjectInfo, SectionInfo};
+#[doc(hidden)]
+pub use note::seal;
 pub use pack::{Input, Target, merge, pack};
 pub use patch::*;
+pub use ranges::ranges_of;
 pub use relocation::{relocation_name, relocation_width};
 pub use target::{SymbolKind, TargetElf, TargetSymbol};
 pub use words::counted;

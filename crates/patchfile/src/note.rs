@@ -113,7 +113,10 @@ fn checksum(bytes: &[u8], desc: &Range<usize>) -> Option<[u8; 32]> {
 }
 
 /// Puts the checksum into a finished file.
-pub(crate) fn seal(bytes: &mut [u8]) -> Result<(), Error> {
+///
+/// # Errors
+/// If it has no place for it.
+pub fn seal(bytes: &mut [u8]) -> Result<(), Error> {
     let desc = find(bytes)?;
     let sum = checksum(bytes, &desc).ok_or(Error::Corrupted)?;
     let place = bytes

@@ -120,7 +120,11 @@ impl<'a> TargetElf<'a> {
         if bytes.get(4) == Some(&1) {
             return Err(bad("it is a 32-bit file; only 64-bit x86-64 is supported"));
         }
-        let broken = |_| bad("its ELF structure is damaged; give an intact file");
+        let broken = |error: object::Error| {
+            bad(&format!(
+                "its ELF structure is damaged ({error}); give an intact file"
+            ))
+        };
         let header = FileHeader64::<Le>::parse(bytes).map_err(broken)?;
         if bytes.get(5) != Some(&1) || header.e_machine(Le) != elf::EM_X86_64 {
             return Err(bad("it is for another machine; only x86-64 is supported"));

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use gimli::{DebuggingInformationEntry, Dwarf, EndianSlice, LittleEndian, Unit};
 use livegraft_patchfile::elf::SymPlace;
+use livegraft_patchfile::ranges_of;
 
 use super::module::Module;
 
@@ -206,20 +207,6 @@ impl Inlined {
             .filter(|r| address < r.1);
         around.max_by_key(|r| r.3).map(|r| r.2.as_str())
     }
-}
-
-/// The ranges of an entry. gimli adds its size to its start without a check.
-fn ranges_of<'d>(
-    dwarf: &Dwarf<Slice<'d>>,
-    unit: &Unit<Slice<'d>>,
-    entry: &Entry<'d>,
-) -> Option<gimli::RangeIter<Slice<'d>>> {
-    let low = entry.attr_value(gimli::DW_AT_low_pc);
-    let low = low.and_then(|v| dwarf.attr_address(unit, v).ok().flatten());
-    if let Some(gimli::AttributeValue::Udata(size)) = entry.attr_value(gimli::DW_AT_high_pc) {
-        low.unwrap_or(0).checked_add(size)?;
-    }
-    dwarf.die_ranges(unit, entry).ok()
 }
 
 fn origin_name<'d>(

@@ -12,6 +12,18 @@ pub enum Side {
     Patched,
 }
 
+impl Error {
+    /// Which of the two objects is to blame, if it is one.
+    pub fn side(&self) -> Option<Side> {
+        match self {
+            Error::Object { side, .. } | Error::Lto { side } | Error::Section { side, .. } => {
+                Some(*side)
+            }
+            Error::TooMuch | Error::Unnamed { .. } | Error::Write(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -235,6 +235,12 @@ impl<'a> Relocatable<'a> {
     ) -> Result<(), Refusal> {
         let symbols = self.symbols.len();
         for section in table.iter() {
+            // Which section it is that is damaged.
+            let malformed = |why: &str| {
+                let name = table.section_name(Le, section).unwrap_or_default();
+                let name = String::from_utf8_lossy(name.get(..256).unwrap_or(name));
+                malformed(&format!("section `{name}`: {why}"))
+            };
             let number = section.sh_info(Le) as usize;
             let Some(to) = self.sections.get_mut(number).filter(|_| number != 0) else {
                 continue;
@@ -248,15 +254,17 @@ impl<'a> Relocatable<'a> {
             }
             let relas = section
                 .rela(Le, bytes)
-                .map_err(|_| malformed("its relocations are cut off"))?;
+                .map_err(|_| malformed("its size is not that of whole relocations"))?;
             let Some((relas, link)) = relas else {
                 continue;
             };
             if link != symtab.section() {
-                return Err(malformed("a relocation section names no symbol table"));
+                return Err(malformed("it does not name the symbol table"));
             }
             if !to.relocations.is_empty() {
-                return Err(malformed("a section has two lists of relocations"));
+                return Err(malformed(
+                    "it is the second list of relocations of a section",
+                ));
             }
             to.relocations.reserve_exact(relas.len());
             for rela in relas {
@@ -269,7 +277,7 @@ impl<'a> Relocatable<'a> {
                     return Err(malformed("a relocation names a symbol that does not exist"));
                 }
                 let offset = u32::try_from(rela.r_offset(Le))
-                    .map_err(|_| malformed("a relocation lies outside of its section"))?;
+                    .map_err(|_| malformed("a relocation lies outside of what it changes"))?;
                 let Some(form) = Form::new(r_type, to.kind == Kind::Code) else {
                     to.unknown.get_or_insert(r_type.0);
                     continue;
@@ -285,7 +293,7 @@ impl<'a> Relocatable<'a> {
                     continue;
                 }
                 if to.mask(&relocation).is_none() {
-                    return Err(malformed("a relocation lies outside of its section"));
+                    return Err(malformed("a relocation lies outside of what it changes"));
                 }
                 to.relocations.push(relocation);
             }
@@ -394,10 +402,14 @@ fn sections<'a>(
 ) -> Result<Vec<Section<'a>>, Refusal> {
     let mut sections = Vec::with_capacity(table.len());
     let mut total = 0usize;
-    for section in table.iter() {
+    for (number, section) in table.iter().enumerate() {
         let name = table
             .section_name(Le, section)
-            .map_err(|_| malformed("a section has no name"))?;
+            .map_err(|_| malformed(&format!("section {number}: it has no name")))?;
+        let malformed = |why: &str| {
+            let name = String::from_utf8_lossy(name.get(..256).unwrap_or(name));
+            malformed(&format!("section `{name}`: {why}"))
+        };
         if name.starts_with(b".gnu.lto_") {
             return Err(Refusal::Lto {
                 object: object.name.to_owned(),
@@ -407,17 +419,14 @@ fn sections<'a>(
         let data = if kind == Kind::Other {
             &[]
         } else {
-            section.data(Le, bytes).map_err(|_| {
-                malformed(&format!(
-                    "section {} reaches beyond its end",
-                    String::from_utf8_lossy(name)
-                ))
-            })?
+            section
+                .data(Le, bytes)
+                .map_err(|_| malformed("it reaches beyond the end of the file"))?
         };
         total = total.saturating_add(data.len());
         let align = section.sh_addralign(Le).max(1);
         if !align.is_power_of_two() {
-            return Err(malformed("the alignment of a section is impossible"));
+            return Err(malformed("its alignment is impossible"));
         }
         sections.push(Section {
             name,
@@ -477,17 +486,21 @@ fn symbols<'a>(
 ) -> Result<Vec<Symbol<'a>>, Refusal> {
     let mut symbols = Vec::with_capacity(table.len());
     for (index, symbol) in table.enumerate() {
-        let name = table
-            .symbol_name(Le, symbol)
-            .map_err(|_| malformed("a symbol's name is cut off"))?;
-        let section = table
-            .symbol_section(Le, symbol, index)
-            .map_err(|_| malformed("a symbol has no section"))?;
+        let name = table.symbol_name(Le, symbol).map_err(|_| {
+            malformed("section `.symtab`: the name of a symbol is not in its table of names")
+        })?;
+        let section = table.symbol_section(Le, symbol, index).map_err(|_| {
+            malformed("section `.symtab`: the section number of a symbol is cut off")
+        })?;
         let place = match (section, symbol.st_shndx(Le)) {
             (Some(section), _) if section.0 < sections => {
                 Place::Section(u32::try_from(section.0).unwrap_or(u32::MAX))
             }
-            (Some(_), _) => return Err(malformed("a symbol's section does not exist")),
+            (Some(_), _) => {
+                return Err(malformed(
+                    "section `.symtab`: a symbol is in a section that does not exist",
+                ));
+            }
             (None, elf::SHN_ABS) => Place::Absolute,
             // SHN_X86_64_LCOMMON of -mcmodel=medium.
             (None, elf::SHN_COMMON | elf::SymbolSection(0xff02)) => Place::Common,

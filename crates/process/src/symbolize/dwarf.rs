@@ -7,6 +7,7 @@ use gimli::{
     AbbreviationsCacheStrategy, AttributeValue, DebugInfoOffset, DebuggingInformationEntry, Dwarf,
     EndianRcSlice, LittleEndian, Reader as _, SectionId, Unit, UnitHeader, UnitOffset, UnitType,
 };
+use livegraft_patchfile::ranges_of;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -175,7 +176,9 @@ impl Debug {
             let Ok(unit) = self.dwarf.unit(header) else {
                 continue;
             };
-            let Ok(mut ranges) = self.dwarf.unit_ranges(&unit) else {
+            let mut entries = unit.entries();
+            let root = entries.next_dfs().ok().flatten();
+            let Some(mut ranges) = root.and_then(|root| ranges_of(&self.dwarf, &unit, root)) else {
                 continue;
             };
             while let Ok(Some(range)) = ranges.next() {
@@ -332,7 +335,7 @@ impl Debug {
                 Ok(_) => continue,
                 Err(_) => break,
             }
-            let Ok(mut ranges) = self.dwarf.die_ranges(unit, &entry) else {
+            let Some(mut ranges) = ranges_of(&self.dwarf, unit, &entry) else {
                 continue;
             };
             while let (Ok(Some(range)), Some(())) = (ranges.next(), budget.step()) {
@@ -347,7 +350,7 @@ impl Debug {
     }
 
     fn covers(&self, unit: &Unit<Reader>, entry: &Entry, svma: u64, budget: &mut Budget) -> bool {
-        let Ok(mut ranges) = self.dwarf.die_ranges(unit, entry) else {
+        let Some(mut ranges) = ranges_of(&self.dwarf, unit, entry) else {
             return false;
         };
         while let (Ok(Some(range)), Some(())) = (ranges.next(), budget.step()) {

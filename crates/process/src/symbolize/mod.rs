@@ -236,6 +236,18 @@ fn function(name: Option<String>) -> dwarf::Function {
     }
 }
 
+/// What the debug sections of a file say of addresses (svma) in it: how many functions there are at each. For whoever
+/// has a file and no process.
+#[doc(hidden)]
+pub fn functions_at(section: impl FnMut(&'static str) -> Vec<u8>, svmas: &[u64]) -> Vec<usize> {
+    let mut budget = Budget::new(MOST_TIME);
+    let Some(mut debug) = Debug::open(section, &mut budget) else {
+        return Vec::new();
+    };
+    let count = |&svma| debug.functions_at(svma, &mut budget).len();
+    svmas.iter().map(count).collect()
+}
+
 fn read_debug(object: &LoadedObject, room: &mut u64, budget: &mut Budget) -> Option<Debug> {
     Debug::open(object.debug_sections(room)?, budget)
 }

@@ -9,7 +9,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Input, Patch, Place, Target, TargetElf, TargetSymbol, note, pack, relocation_width};
+use livegraft_hostile::assert_valid;
+use livegraft_patchfile::{Error, Info, Input, Patch, Target, TargetElf, TargetSymbol, pack, seal};
 
 const SOURCE: &str = r#"
 #include <livepatch.h>
@@ -42,7 +43,7 @@ fn compile(flags: &[&str], source: &str) -> Vec<u8> {
     std::fs::read(dir.path().join("x")).unwrap()
 }
 
-fn pack_one(object: &[u8], target: &[u8]) -> Result<Vec<u8>, crate::Error> {
+fn pack_one(object: &[u8], target: &[u8]) -> Result<Vec<u8>, Error> {
     pack_with(object, target, None)
 }
 
@@ -50,7 +51,7 @@ fn pack_with(
     object: &[u8],
     target: &[u8],
     symbols: Option<&[TargetSymbol<'_>]>,
-) -> Result<Vec<u8>, crate::Error> {
+) -> Result<Vec<u8>, Error> {
     let path = Path::new("x");
     pack(
         &[Input {
@@ -64,46 +65,6 @@ fn pack_with(
             symbols,
         }],
     )
-}
-
-/// Every promise of [`Patch`].
-fn assert_valid(patch: &Patch) {
-    for section in &patch.sections {
-        assert!(section.align.is_power_of_two() && section.align <= 4096);
-        assert!(section.data.is_empty() || section.data.len() as u64 == section.size);
-        assert!(!(section.write && section.exec));
-    }
-    for symbol in &patch.symbols {
-        if let Place::Section(section, offset) = symbol.place {
-            assert!(offset + symbol.size <= patch.sections[section].size);
-        }
-    }
-    for relocation in &patch.relocations {
-        let width = relocation_width(relocation.r_type).unwrap();
-        let end = relocation.offset.checked_add(width).unwrap();
-        assert!(end <= patch.sections[relocation.section].data.len() as u64);
-        assert!(patch.symbols[relocation.symbol].place != Place::NotLoaded);
-    }
-    assert!(!patch.objects.is_empty());
-    for func in patch.objects.iter().flat_map(|o| &o.funcs) {
-        let Place::Section(section, offset) = patch.symbols[func.new_func].place else {
-            panic!()
-        };
-        assert!(patch.sections[section].exec && offset < patch.sections[section].size);
-    }
-    for object in &patch.objects {
-        assert!(!object.builds.is_empty());
-        for build in &object.builds {
-            assert!(build.fingerprints.len() == object.funcs.len());
-            assert!(build.fingerprints.iter().all(|f| f.size > 0));
-            assert!(
-                build
-                    .symbols
-                    .iter()
-                    .all(|s| s.svma.checked_add(s.size).is_some())
-            );
-        }
-    }
 }
 
 const FLIPS: [u8; 6] = [0x01, 0x02, 0x10, 0x40, 0x80, 0xff];
@@ -128,12 +89,12 @@ fn patches_with_a_right_checksum() {
         for flip in FLIPS {
             let mut damaged = made.clone();
             damaged[at] ^= flip;
-            if note::seal(&mut damaged).is_ok()
+            if seal(&mut damaged).is_ok()
                 && let Ok(patch) = Patch::parse(&damaged)
             {
                 accepted += 1;
                 assert_valid(&patch);
-                let _ = (patch.unsupported(), crate::Info::new(&patch).to_string());
+                let _ = (patch.unsupported(), Info::new(&patch).to_string());
             }
         }
     }
@@ -143,7 +104,7 @@ fn patches_with_a_right_checksum() {
         for value in [u64::MAX, u64::MAX / 2, 1 << 31, 1 << 63, made.len() as u64] {
             let mut damaged = made.clone();
             damaged[at..at + 8].copy_from_slice(&value.to_le_bytes());
-            if note::seal(&mut damaged).is_ok()
+            if seal(&mut damaged).is_ok()
                 && let Ok(patch) = Patch::parse(&damaged)
             {
                 assert_valid(&patch);
@@ -168,7 +129,7 @@ fn the_format_before() {
     old.truncate(old.len() - 4);
     made[size..size + 4].copy_from_slice(&(old.len() as u32).to_le_bytes());
     made[desc..desc + old.len()].copy_from_slice(&old);
-    note::seal(&mut made).unwrap();
+    seal(&mut made).unwrap();
     let before = Patch::parse(&made).unwrap();
     assert_eq!((before.format_version, today.format_version), (1, 2));
     assert_eq!(before.objects[0].builds, today.objects[0].builds);

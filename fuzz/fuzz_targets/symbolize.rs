@@ -1,0 +1,2 @@
+#![no_main]
+livegraft_fuzz::fuzz!("symbolize");
