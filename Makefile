@@ -3,7 +3,7 @@
 CARGO ?= cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all build setup demo test bench servers cve old-kernels lint
+.PHONY: all build setup demo test bench servers cve old-kernels lint fuzz
 
 all: build
 
@@ -31,11 +31,26 @@ bench: setup build
 	@$(CARGO) test --quiet --release -p livegraft-process --test parts -- --ignored --nocapture
 	@echo; echo "How each function of stock servers could be redirected:"
 	@$(CARGO) test --quiet --release -p livegraft-process --test coverage -- --ignored --nocapture
+	@echo; echo "What it costs to observe a build, configure script and make:"
+	@benches/capture/generate $(TARGET_DIR)/capture
+	@$(CARGO) run --quiet --release -p livegraft-observe --example overhead \
+		5 'cd $(TARGET_DIR)/capture; rm -rf b; mkdir b' 'cd $(TARGET_DIR)/capture/b; ../configure; make'
+	@echo; echo "Debian's redis, proven and placed:"
+	@scripts/setup redis
+	@redis=$$(scripts/redis) && LIVEGRAFT_REDIS=$$redis \
+		$(CARGO) test --quiet --release -p livegraft-build --test redis -- --ignored --nocapture
 
 servers: build
 	@scripts/setup servers
 	@$(CARGO) build --quiet --release -p livegraft-scenarios --bin servers
 	@$(TARGET_DIR)/release/servers
+
+# Each reader of files in turn, for so many seconds; what is found lies in fuzz/artifacts. `make test` reads what lies in
+# fuzz/seeds.
+FUZZ_SECONDS ?= 300
+fuzz: setup
+	@scripts/setup fuzz
+	@scripts/fuzz $(FUZZ_SECONDS)
 
 # Kernels of older releases, whose packages are fetched: scenarios in virtual machines.
 old-kernels: setup build

@@ -1,4 +1,5 @@
-//! What a diff makes of an installed Debian package: `debian PACKAGE[=VERSION] DIFF`.
+//! What a diff makes of an installed Debian package: `debian PACKAGE[=VERSION] DIFF`. Without a diff its source is fetched,
+//! and where it is printed.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,8 +9,10 @@ use livegraft_build::capture::{capture, debian};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [package, diff] = &arguments[..] else {
-        return Err("PACKAGE[=VERSION] DIFF".into());
+    let (package, diff) = match &arguments[..] {
+        [package] => (package, None),
+        [package, diff] => (package, Some(diff)),
+        _ => return Err("PACKAGE[=VERSION] [DIFF]".into()),
     };
     let (name, version) = package
         .split_once('=')
@@ -19,6 +22,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         signal_hook::flag::register(signal, Arc::clone(&interrupt))?;
     }
     let source = debian(name, version, None, &interrupt)?;
+    let Some(diff) = diff else {
+        println!("{}", source.directory.display());
+        return Ok(());
+    };
     println!(
         "{} {} in {}",
         source.name,

@@ -1,11 +1,9 @@
 //! Debian's redis, built from its source package and found in the stock binaries, both ways.
 //!
-//! Needs a build of the source package with the version that is installed, and where it is:
+//! Needs a build of the source package in the version that is installed, and where it is (`make bench` does it all):
 //!
 //! ```text
-//! apt-get source redis && apt-get build-dep redis
-//! cd redis-*/ && DEB_BUILD_OPTIONS="nocheck nostrip" dpkg-buildpackage -b -us -uc
-//! LIVEGRAFT_REDIS=$PWD cargo test --release -p livegraft-build --test redis -- --ignored --nocapture
+//! LIVEGRAFT_REDIS=$(scripts/redis) cargo test --release -p livegraft-build --test redis -- --ignored --nocapture
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use livegraft_hostile::{READERS, Reader, mutate, read};
 
 /// For the damage of all readers together.
-const TIME: Duration = Duration::from_secs(16);
+const TIME: Duration = Duration::from_secs(8);
 /// A few thousand bytes take a few milliseconds, on a busy machine some more.
 const LONGEST: Duration = Duration::from_secs(5);
 

@@ -19,6 +19,19 @@ pub fn killpg(group: i32, signal: i32) {
     unsafe { libc::killpg(group, signal) };
 }
 
+/// Runs a command: the most memory that it had at once, in bytes, and its exit code; `None` if a signal ended it.
+pub fn peak_memory(command: &mut Command) -> io::Result<Option<(u64, i32)>> {
+    let child = command.spawn()?;
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both are ours and outlive the call; the child has not been reaped.
+    let waited = unsafe { libc::wait4(child.id() as i32, &mut status, 0, usage.as_mut_ptr()) };
+    // SAFETY: it is a struct of numbers, zeroed.
+    let usage = unsafe { usage.assume_init() };
+    let ended = waited > 0 && libc::WIFEXITED(status);
+    Ok(ended.then(|| (usage.ru_maxrss as u64 * 1024, libc::WEXITSTATUS(status))))
+}
+
 /// Raises the limit of open files to what is allowed (redis-benchmark and 1000 threads want some).
 pub fn raise_open_files() {
     let mut limit = libc::rlimit {

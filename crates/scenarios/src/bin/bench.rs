@@ -4,7 +4,8 @@
 use livegraft_patchfile::counted;
 use livegraft_scenarios::redis::{Redis, demo_patch};
 use livegraft_scenarios::{
-    Build, Plan, Target, bare_visit, cli, compile_patch, compile_target, inspect, raise_open_files,
+    Build, Plan, Target, bare_visit, cli, compile_patch, compile_target, inspect, peak_memory,
+    raise_open_files,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -424,6 +425,9 @@ fn compare_objects() {
         };
         let changed = times(&["diff", words[0], words[1], "-o", extract], 0);
         let same = times(&["diff", words[0], words[0]], 1);
+        let start = peak(&["--version"], 0);
+        let more = peak(&["diff", words[0], words[1], "-o", extract], 0) - start;
+        let inputs = 2.0 * size as f64 / 1e6;
         row(
             &format!(
                 "`diff -o` of two objects of {:.2} MB ({debug}), one function changed",
@@ -434,7 +438,26 @@ fn compare_objects() {
             None,
             asked,
         );
+        row(
+            &format!("most memory of the same, {debug}"),
+            format!("{more:.1} MB"),
+            format!(
+                "the objects: {inputs:.1} MB; not counted: `livegraft --version`, {start:.1} MB"
+            ),
+            Some(more / inputs),
+            "at most 5",
+        );
     }
+}
+
+/// The most memory of a run of livegraft, in megabytes.
+fn peak(words: &[&str], code: i32) -> f64 {
+    let mut command = std::process::Command::new(cli::binary());
+    command.args(words).stdout(std::process::Stdio::null());
+    let ran = peak_memory(&mut command).expect("livegraft runs");
+    let (bytes, ended) = ran.expect("it ends by itself");
+    assert_eq!(ended, code, "{words:?}");
+    bytes as f64 / 1e6
 }
 
 fn large_source(functions: usize, number: usize) -> String {
