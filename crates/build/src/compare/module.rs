@@ -69,6 +69,8 @@ pub(super) struct Module<'a> {
     functions: HashMap<String, Vec<usize>>,
     /// Where the addresses of anonymous content are taken, by section, sorted.
     taken: HashMap<usize, Vec<u64>>,
+    /// Sections of what the compiler copies into local variables: see [`Module::is_nameless`].
+    nameless: Vec<bool>,
 }
 
 impl<'a> Module<'a> {
@@ -124,8 +126,10 @@ impl<'a> Module<'a> {
             items: Vec::new(),
             functions: HashMap::new(),
             taken: HashMap::new(),
+            nameless: Vec::new(),
         };
         module.collect(side)?;
+        module.find_nameless();
         for (number, item) in module.items.iter().enumerate() {
             if item.kind.is_code() {
                 let list = module.functions.entry(item.name.clone()).or_default();
@@ -351,6 +355,33 @@ impl<'a> Module<'a> {
 
     /// Where the address of anonymous content is taken (rather than a few bytes of it loaded): what lies between two
     /// such places is reached by the first.
+    fn find_nameless(&mut self) {
+        let sections = &self.image.sections;
+        let of_variables =
+            |s: &Sec<'_>| s.name.starts_with(".data.") || s.name.starts_with(".bss.");
+        let apart = sections.iter().any(of_variables);
+        let shared = [".data", ".data.rel", ".data.rel.local"];
+        let mut nameless: Vec<bool> = sections
+            .iter()
+            .map(|s| apart && shared.contains(&s.name.as_str()))
+            .collect();
+        for symbol in &self.image.symbols {
+            if let SymPlace::Section(section) = symbol.place
+                && symbol.kind != elf::STT_SECTION.0
+                && let Some(nameless) = nameless.get_mut(section)
+            {
+                *nameless = false;
+            }
+        }
+        self.nameless = nameless;
+    }
+
+    /// Whether a section that can be written to has no variables. Where each variable has a section of its own, gcc puts
+    /// into the common one what it fills a local array with, without a name: nothing in the source can write to it.
+    pub fn is_nameless(&self, section: usize) -> bool {
+        self.nameless.get(section).copied().unwrap_or(false)
+    }
+
     fn find_taken(&mut self) {
         let mut taken: HashMap<usize, Vec<u64>> = HashMap::new();
         for section in self.image.sections.iter().filter(|s| s.is_alloc()) {
@@ -361,7 +392,8 @@ impl<'a> Module<'a> {
                 else {
                     continue;
                 };
-                if !self.image.sections.get(to).is_some_and(is_plain_constant) {
+                let plain = self.image.sections.get(to).is_some_and(is_plain_constant);
+                if !plain && !self.is_nameless(to) {
                     continue;
                 }
                 if exec && is_pc_relative(rela.r_type) && !is_lea(&section.data, rela.offset) {

@@ -297,7 +297,7 @@ pub(super) fn content(
             (at.checked_sub(into)?, section.entsize)
         }
         // What a program may write to has an identity, and needs a name.
-        None if !is_constant(section) => {
+        None if !is_constant(section) && !module.is_nameless(number) => {
             // But a pointer that the compiler made for itself, as clang does for exception tables.
             let end = at.checked_add(8)?;
             match module.relas(number, at, end) {

@@ -128,7 +128,7 @@ fn assembly_and_link_time_optimisation() {
     case.edit(&[("a.c", "x + 1", "x + 3")]);
     assert_eq!(
         case.refused(),
-        "a.c is compiled with -flto=auto: what runs is made when all is linked; build the program without it (-fno-lto)"
+        "a.c is compiled with -flto=auto: what runs is made when all is linked; build the program without it (-fno-lto), or compare by hand what the link-time compiler makes (docs/patches.md)"
     );
     // What does not change is no hindrance.
     case.edit(&[("b.c", "x + 2", "x + 3")]);
