@@ -25,7 +25,7 @@ impl Package for Haproxy {
          get() { dpkg-buildflags --get $1; }\n\
          make -j2 V=1 PREFIX=/usr IGNOREGIT=true TARGET=linux-glibc USE_SYSTEMD=1 USE_PCRE2=1 USE_PCRE2_JIT=1 \
          USE_OPENSSL=1 USE_SLZ=1 USE_LUA=1 USE_PROMEX=1 LUA_INC=/usr/include/lua5.3 \
-         DEBUG_CFLAGS=\"$(get CFLAGS) $(get CPPFLAGS)\" LDFLAGS=\"$(get LDFLAGS)\" \
+         LUA_LIB_NAME=lua5.3 DEBUG_CFLAGS=\"$(get CFLAGS) $(get CPPFLAGS)\" LDFLAGS=\"$(get LDFLAGS)\" \
          VERSION=2.6.12 SUBVERS=-1 VERDATE=2023/12/16 haproxy"
     }
 

@@ -51,7 +51,8 @@ pub fn hole(running: &Running) -> Result<Seen, String> {
     match to(running, "COPY", "/files/one", "/x") {
         Ok(answer) if answer.status == 400 => Ok(Seen::Behaves("400 Bad Request".to_owned())),
         Ok(answer) => Ok(Seen::Misbehaves(format!(
-            "it is copied somewhere: {answer}"
+            "the path of the destination is made of other memory: {}",
+            answer.status
         ))),
         Err(error) => running.unanswered(&error),
     }
