@@ -6,8 +6,10 @@
 
 mod clients;
 mod dnsmasq;
+mod expat;
 mod h2;
 mod haproxy;
+mod host;
 mod http;
 mod net;
 mod nghttp2;
@@ -126,12 +128,7 @@ pub trait Service {
 }
 
 /// The packages of the list.
-pub const PACKAGES: &[&dyn Package] = &[
-    &dnsmasq::Dnsmasq,
-    &haproxy::Haproxy,
-    &nghttp2::Nghttp2,
-    &nginx::Nginx,
-];
+pub const PACKAGES: &[&dyn Package] = &[&dnsmasq::Dnsmasq, &expat::Expat, &haproxy::Haproxy, &nghttp2::Nghttp2, &nginx::Nginx];
 
 /// The package of that name.
 pub fn package(name: &str) -> Option<&'static dyn Package> {
