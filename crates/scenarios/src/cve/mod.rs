@@ -11,6 +11,7 @@ mod h2;
 mod haproxy;
 mod host;
 mod http;
+mod libevent;
 mod net;
 mod nghttp2;
 mod nginx;
@@ -128,7 +129,14 @@ pub trait Service {
 }
 
 /// The packages of the list.
-pub const PACKAGES: &[&dyn Package] = &[&dnsmasq::Dnsmasq, &expat::Expat, &haproxy::Haproxy, &nghttp2::Nghttp2, &nginx::Nginx];
+pub const PACKAGES: &[&dyn Package] = &[
+    &dnsmasq::Dnsmasq,
+    &expat::Expat,
+    &haproxy::Haproxy,
+    &libevent::Libevent,
+    &nghttp2::Nghttp2,
+    &nginx::Nginx,
+];
 
 /// The package of that name.
 pub fn package(name: &str) -> Option<&'static dyn Package> {
