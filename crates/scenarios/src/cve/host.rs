@@ -32,16 +32,25 @@ pub struct Library {
 #[derive(Debug, Clone)]
 pub struct Exchange {
     name: &'static str,
-    data: Cow<'static, [u8]>,
+    data: Cow<'static, str>,
     answer: &'static str,
 }
 
 impl Exchange {
-    /// Of text.
+    /// A request with what it is about.
     pub const fn new(name: &'static str, data: &'static str, answer: &'static str) -> Self {
         Self {
             name,
-            data: Cow::Borrowed(data.as_bytes()),
+            data: Cow::Borrowed(data),
+            answer,
+        }
+    }
+
+    /// The same with data that is made.
+    pub fn made(name: &'static str, data: String, answer: &'static str) -> Self {
+        Self {
+            name,
+            data: Cow::Owned(data),
             answer,
         }
     }
@@ -76,7 +85,7 @@ impl Connection {
 
     fn ask(&mut self, exchange: &Exchange) -> std::io::Result<String> {
         let mut request = format!("{} {}\n", exchange.name, exchange.data.len()).into_bytes();
-        request.extend_from_slice(&exchange.data);
+        request.extend_from_slice(exchange.data.as_bytes());
         self.0.get_mut().write_all(&request)?;
         let mut line = String::new();
         self.0.read_line(&mut line)?;
@@ -119,14 +128,27 @@ impl Host {
             compile.arg(file);
         }
         run(compile.arg("-o").arg(&program))?;
+        Self::run(Command::new(&program), library.load, about, dir)
+    }
+
+    /// Starts a program that answers requests, in a directory of its own, with clients that have these requests.
+    ///
+    /// # Errors
+    /// It does not start or answer.
+    pub fn run(
+        mut program: Command,
+        load: &[Exchange],
+        about: About,
+        dir: &Path,
+    ) -> Result<Self, String> {
         let log = File::create(dir.join("log")).map_err(|e| e.to_string())?;
-        let child = Command::new(&program)
+        let child = program
             .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
-            .map_err(|e| format!("{}: {e}", program.display()))?;
+            .map_err(|e| format!("{program:?}: {e}"))?;
         let mut host = Self {
             child,
             port: 0,
@@ -138,9 +160,9 @@ impl Host {
         let read = BufReader::new(said).read_line(&mut line);
         read.map_err(|e| e.to_string())?;
         let port = line.trim_end().parse();
-        host.port = port.map_err(|e| format!("{} says `{line}`: {e}", program.display()))?;
+        host.port = port.map_err(|e| format!("{program:?} says `{line}`: {e}"))?;
         host.exercise()?;
-        let (port, all) = (host.port, [library.load, &host.about.exercise].concat());
+        let (port, all) = (host.port, [load, &host.about.exercise].concat());
         host.clients = Some(Clients::start(3, move || {
             let (all, mut next, mut connection) = (all.clone(), 0, None);
             move || {

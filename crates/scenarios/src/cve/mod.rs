@@ -12,6 +12,7 @@ mod haproxy;
 mod host;
 mod http;
 mod libevent;
+mod libxml2;
 mod net;
 mod nghttp2;
 mod nginx;
@@ -112,6 +113,10 @@ pub trait Package: Sync {
     fn make(&self) -> &'static str;
     /// What is known of a row.
     fn case(&self, row: &Row) -> Option<Case>;
+    /// What a user must know before the row's patch is loaded, beyond what livegraft says.
+    fn caveat(&self, _: &Row) -> Option<&'static str> {
+        None
+    }
     /// Starts the original, which was built in `tree`, with its clients. What it has on disk goes to `dir`.
     fn start(&self, row: &Row, tree: &Path, dir: &Path) -> Result<Box<dyn Service>, String>;
 }
@@ -134,6 +139,7 @@ pub const PACKAGES: &[&dyn Package] = &[
     &expat::Expat,
     &haproxy::Haproxy,
     &libevent::Libevent,
+    &libxml2::Libxml2,
     &nghttp2::Nghttp2,
     &nginx::Nginx,
 ];

@@ -53,6 +53,9 @@ pub struct Report {
     pub failed: u64,
     /// What the input did that the fix is against: without the patch, and with it.
     pub hole: Option<(String, String)>,
+    /// What a user must know before it is loaded, beyond what livegraft says.
+    #[serde(default)]
+    pub caveat: Option<String>,
 }
 
 impl Report {
@@ -75,6 +78,7 @@ impl Report {
             requests: 0,
             failed: 0,
             hole: None,
+            caveat: None,
         }
     }
 
@@ -155,6 +159,18 @@ pub fn table(reports: &[Report]) -> String {
                 escaped(with)
             );
         }
+    }
+    let loaded = reports.iter().filter(|r| r.outcome == Outcome::Loaded);
+    let caveats: Vec<String> = loaded
+        .filter_map(|r| {
+            let patch = r.patch.trim_end_matches(".patch");
+            let caveat = r.caveat.as_ref()?;
+            Some(format!("- {} {patch}: {}\n", r.package, escaped(caveat)))
+        })
+        .collect();
+    if !caveats.is_empty() {
+        text.push_str("\nLoaded, though livegraft can't see what harm they may do:\n\n");
+        text.extend(caveats);
     }
     text
 }

@@ -26,6 +26,7 @@ pub fn run(package: &dyn Package, row: &Row) -> Report {
         Err(error) => report.outcome = Outcome::Failed(error),
     }
     report.unexpected = unexpected(&case, &report);
+    report.caveat = package.caveat(row).map(str::to_owned);
     report
 }
 
