@@ -41,6 +41,11 @@ fn live(pid: i32) -> PathBuf {
 /// Takes a uprobe out, and waits until its byte has left the text: the kernel does that some time after the close.
 pub fn remove(probe: std::io::Result<Uprobe>, pid: i32, address: u64) {
     drop(probe);
+    until_removed(pid, address);
+}
+
+/// Waits until no breakpoint is at an address.
+pub fn until_removed(pid: i32, address: u64) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while read(pid, address, 1) == [0xcc] {
         assert!(Instant::now() < deadline, "the uprobe stays");

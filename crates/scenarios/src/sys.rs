@@ -243,6 +243,17 @@ impl Uprobe {
             Ok(Self(fd as i32))
         }
     }
+
+    /// How often the process (of a multi-threaded one, the task) has come by.
+    pub fn count(&self) -> io::Result<u64> {
+        let mut count = 0_u64;
+        // SAFETY: the descriptor is ours, and a count without a read_format has eight bytes.
+        let read = unsafe { libc::read(self.0, (&raw mut count).cast(), 8) };
+        match read {
+            8 => Ok(count),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 impl Drop for Uprobe {

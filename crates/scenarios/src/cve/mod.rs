@@ -6,6 +6,7 @@
 
 mod clients;
 mod dnsmasq;
+mod entered;
 mod expat;
 mod h2;
 mod haproxy;
@@ -13,9 +14,11 @@ mod host;
 mod http;
 mod libevent;
 mod libxml2;
+mod memcached;
 mod net;
 mod nghttp2;
 mod nginx;
+mod redis;
 mod report;
 mod row;
 mod tree;
@@ -140,8 +143,10 @@ pub const PACKAGES: &[&dyn Package] = &[
     &haproxy::Haproxy,
     &libevent::Libevent,
     &libxml2::Libxml2,
+    &memcached::Memcached,
     &nghttp2::Nghttp2,
     &nginx::Nginx,
+    &redis::Redis,
 ];
 
 /// The package of that name.
@@ -150,4 +155,11 @@ pub fn package(name: &str) -> Option<&'static dyn Package> {
         .iter()
         .copied()
         .find(|package| package.name() == name)
+}
+
+/// A number that was not given before in this process.
+fn unique() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -35,6 +35,9 @@ pub struct Report {
     pub unexpected: Option<String>,
     /// What the patch replaces.
     pub replaced: Vec<String>,
+    /// Those of them that the exercise enters.
+    #[serde(default)]
+    pub entered: Vec<String>,
     /// Functions that it adds.
     pub added: usize,
     /// How the target was proven: `identical` or `objects`.
@@ -69,6 +72,7 @@ impl Report {
             outcome: Outcome::Failed("it was not run".to_owned()),
             unexpected: None,
             replaced: Vec::new(),
+            entered: Vec::new(),
             added: 0,
             proof: String::new(),
             build_s: 0.0,
@@ -144,6 +148,21 @@ pub fn table(reports: &[Report]) -> String {
         reports.len(),
         (100 * loaded).checked_div(code).unwrap_or(0)
     );
+    for report in reports.iter().filter(|r| r.outcome == Outcome::Loaded) {
+        let never = |name: &&String| !report.entered.contains(name);
+        let never: Vec<&str> = (report.replaced.iter().filter(never))
+            .map(String::as_str)
+            .collect();
+        if !never.is_empty() {
+            let patch = report.patch.trim_end_matches(".patch");
+            let _ = writeln!(
+                text,
+                "\nOf {} {patch}, what uses the program here does not enter {}.",
+                report.package,
+                never.join(", ")
+            );
+        }
+    }
     let holes: Vec<&Report> = reports.iter().filter(|r| r.hole.is_some()).collect();
     if !holes.is_empty() {
         text.push_str("\nThe holes themselves, the same input each time:\n\n| package | fix | without the patch | with it |\n|---|---|---|---|\n");

@@ -1,5 +1,6 @@
 //! A row from the source to the unloaded patch.
 
+use super::entered::entered;
 use super::{Case, Expected, Outcome, Package, Places, Report, Row, Service};
 use crate::cli;
 use crate::inspect::Baseline;
@@ -127,7 +128,8 @@ fn patched(
     };
     let mut service = start(package, row, built, &dir, "running")?;
     service.clients().more(REQUESTS)?;
-    service.exercise()?;
+    let (pids, program) = (service.pids(), built.join(case.program));
+    report.entered = entered(&pids, &program, &report.replaced, || service.exercise())?;
     let before: Vec<(i32, Baseline)> = service
         .pids()
         .into_iter()

@@ -3,6 +3,7 @@
 use super::{Package, Row};
 use crate::cli::target_dir;
 use crate::servers::run;
+use livegraft_build::capture::{DebianError, debian_source};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -39,6 +40,16 @@ impl Places {
         self.base.join(row.name())
     }
 
+    /// Debian's source of the package, fetched and unpacked if that was not done yet.
+    ///
+    /// # Errors
+    /// What apt has said, if it has no source to give.
+    pub fn source(&self, row: &Row) -> Result<PathBuf, DebianError> {
+        let work = target_dir().join("cve");
+        let goes_on = AtomicBool::new(false);
+        debian_source(&row.package, &row.version, Some(&work), &goes_on)
+    }
+
     /// Fetches, unpacks and configures the package if that was not done yet.
     ///
     /// # Errors
@@ -47,15 +58,7 @@ impl Places {
         if self.configured.is_dir() {
             return Ok(());
         }
-        let work = target_dir().join("cve");
-        let goes_on = AtomicBool::new(false);
-        let source = livegraft_build::capture::debian_source(
-            &row.package,
-            &row.version,
-            Some(&work),
-            &goes_on,
-        );
-        let source = source.map_err(|error| error.to_string())?;
+        let source = self.source(row).map_err(|error| error.to_string())?;
         copy(&source, &self.tree)?;
         self.sh(package.configure(), &self.tree)?;
         std::fs::rename(&self.tree, &self.configured)
@@ -96,6 +99,8 @@ impl Places {
         all.push(path);
         let cache = target_dir().join("cve/ccache");
         vec![
+            // Whatever is around the trees is none of their repositories.
+            ("GIT_CEILING_DIRECTORIES", self.base.clone().into()),
             ("PATH", all),
             ("CCACHE_DIR", cache.into()),
             ("LC_ALL", "C.UTF-8".into()),
