@@ -7,4 +7,4 @@ pub mod emit;
 mod patch;
 pub mod place;
 
-pub use patch::{Built, Error, Proof, Source, changed_program, patch};
+pub use patch::{Built, Error, Proof, changed_program, patch};

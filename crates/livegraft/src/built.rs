@@ -1,14 +1,14 @@
 //! `build`: from a source diff to a patch file.
 
 use crate::commands::{Outcome, name_of};
-use crate::compared::ComparedFunction;
 use crate::failure::Failure;
 use crate::view::Shown;
 use indicatif::{ProgressBar, ProgressStyle};
 use livegraft_build::capture::{self, Phase, Request};
-use livegraft_build::compare::{Options, Status};
+use livegraft_build::compare::Options;
 use livegraft_build::{Built, Proof};
-use livegraft_patchfile::{Info, Patch, counted};
+use livegraft_patchfile::changes::Source;
+use livegraft_patchfile::{Info, counted};
 use serde::Serialize;
 use std::fmt;
 use std::fs;
@@ -36,13 +36,6 @@ struct Aim {
     /// Bytes of code of the build's objects, and how many of them were found; by objects only.
     code: Option<u64>,
     placed: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct Source {
-    path: PathBuf,
-    functions: Vec<ComparedFunction>,
-    allowed: Vec<String>,
 }
 
 /// Where the source is from.
@@ -77,7 +70,7 @@ pub fn build(origin: Origin<'_>, targets: &[PathBuf], output: &Path, options: &O
     let made = make(origin, targets, options, &interrupt, &bar);
     bar.finish_and_clear();
     let (built, reused) = made?;
-    let patch = Patch::parse(&built.bytes).map_err(|source| Failure::Patch {
+    let info = Info::read(&built.bytes).map_err(|source| Failure::Patch {
         path: output.to_owned(),
         source,
     })?;
@@ -86,7 +79,7 @@ pub fn build(origin: Origin<'_>, targets: &[PathBuf], output: &Path, options: &O
         output,
         &built,
         reused,
-        Info::new(&patch),
+        info.without_diffs(),
     )))
 }
 
@@ -161,7 +154,7 @@ fn called(calls: usize) -> String {
 }
 
 impl Made {
-    fn new(path: &Path, built: &Built, reused: bool, info: Info) -> Made {
+    fn new(path: &Path, built: &Built, reused: bool, mut info: Info) -> Made {
         let targets = built.targets.iter().map(|(path, proof)| {
             let share = match proof {
                 Proof::Objects(share) => Some(share),
@@ -178,20 +171,10 @@ impl Made {
                 placed: share.map(|share| share.placed),
             }
         });
-        let sources = built.sources.iter().map(|source| Source {
-            path: source.path.clone(),
-            functions: source
-                .functions
-                .iter()
-                .filter(|function| function.status != Status::Unchanged)
-                .map(ComparedFunction::new)
-                .collect(),
-            allowed: source.allowed.iter().map(ToString::to_string).collect(),
-        });
         Made {
             path: path.to_owned(),
             targets: targets.collect(),
-            sources: sources.collect(),
+            sources: std::mem::take(&mut info.sources),
             elsewhere: built.elsewhere.clone(),
             reused,
             info: Box::new(info),
@@ -203,13 +186,7 @@ impl fmt::Display for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} is made.", self.path.display())?;
         for source in &self.sources {
-            writeln!(f, "{}:", source.path.display())?;
-            for function in &source.functions {
-                writeln!(f, "  {function}")?;
-            }
-            for allowed in &source.allowed {
-                writeln!(f, "  allowed: {allowed}")?;
-            }
+            write!(f, "{source}")?;
         }
         for path in &self.elsewhere {
             writeln!(f, "{} changes, but is not in the target.", path.display())?;

@@ -2,6 +2,7 @@
 
 use crate::checked::Checked;
 use crate::compared::Compared;
+use crate::differing::Differing;
 use crate::failure::Failure;
 use crate::freed::Freed;
 use crate::listed::{Listed, Processes};
@@ -61,14 +62,14 @@ pub fn pack(objects: &[PathBuf], targets: &[PathBuf], output: &Path) -> Outcome 
     } else {
         livegraft_patchfile::pack(&inputs, &targets).map_err(Failure::Pack)?
     };
-    let patch = Patch::parse(&bytes).map_err(|source| Failure::Patch {
+    let info = Info::read(&bytes).map_err(|source| Failure::Patch {
         path: output.to_owned(),
         source,
     })?;
     fs::write(output, &bytes).map_err(Failure::file(output))?;
     Ok(Shown::Packed {
         path: output.to_owned(),
-        info: Box::new(Info::new(&patch)),
+        info: Box::new(info.without_diffs()),
     })
 }
 
@@ -116,6 +117,9 @@ pub fn diff(
         source,
     };
     let comparison = compare::compare(&old, &new, options).map_err(failed)?;
+    if let Some(name) = comparison.uncalled.first().cloned() {
+        return Err(failed(compare::Error::Uncalled { name }));
+    }
     let mut compared = Compared::new(original, patched, &comparison);
     if let Some(output) = output.filter(|_| compared.is_usable()) {
         let bytes = compare::extract(&comparison).map_err(failed)?;
@@ -126,7 +130,31 @@ pub fn diff(
 }
 
 pub fn info(path: &Path) -> Outcome {
-    Ok(Shown::Info(Box::new(Info::new(&parse(path)?))))
+    Ok(Shown::Info(Box::new(read_info(path)?.without_diffs())))
+}
+
+/// The instructions that differ, of all functions or of some.
+pub fn info_diff(path: &Path, functions: &[String]) -> Outcome {
+    let info = read_info(path)?;
+    if info.sources.is_empty() {
+        let path = path.to_owned();
+        return Err(Failure::NoChanges {
+            path,
+            why: info.unread,
+        });
+    }
+    let differing = Differing::new(path, info.sources, functions);
+    differing.map(Shown::Differing).map_err(|(name, known)| {
+        let path = path.to_owned();
+        Failure::NoFunction { path, name, known }
+    })
+}
+
+fn read_info(path: &Path) -> Result<Info, Failure> {
+    Info::read(&read(path)?).map_err(|source| Failure::Patch {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// A line on a terminal while tasks move.

@@ -1,6 +1,7 @@
 //! What `diff` shows.
 
 use livegraft_build::compare::{Comparison, Datum, Function, Refusal, Status};
+use livegraft_patchfile::changes::Change;
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,22 +13,10 @@ pub struct Compared {
     patched: PathBuf,
     result: &'static str,
     pub output: Option<PathBuf>,
-    functions: Vec<ComparedFunction>,
+    functions: Vec<Change>,
     data: Vec<ComparedDatum>,
     refusals: Vec<Refused>,
     allowed: Vec<Refused>,
-}
-
-/// What became of a function.
-#[derive(Debug, Serialize)]
-pub struct ComparedFunction {
-    name: String,
-    file: Option<String>,
-    global: bool,
-    status: &'static str,
-    why: Vec<String>,
-    old_size: Option<u64>,
-    new_size: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -58,39 +47,6 @@ impl Refused {
     }
 }
 
-impl ComparedFunction {
-    pub fn new(function: &Function) -> ComparedFunction {
-        ComparedFunction {
-            name: function.name.clone(),
-            file: function.file.clone(),
-            global: function.global,
-            status: function.status.name(),
-            why: function.why.iter().map(ToString::to_string).collect(),
-            old_size: function.old_size,
-            new_size: function.new_size,
-        }
-    }
-}
-
-impl fmt::Display for ComparedFunction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.status, self.name)?;
-        let file = self.file.as_deref();
-        if let Some(file) = file.filter(|_| self.status != Status::New.name()) {
-            write!(f, " ({file})")?;
-        }
-        match (self.old_size, self.new_size) {
-            (Some(old), Some(new)) => write!(f, ", {old} -> {new} bytes")?,
-            (Some(size), None) | (None, Some(size)) => write!(f, ", {size} bytes")?,
-            (None, None) => {}
-        }
-        match self.why.as_slice() {
-            [] => Ok(()),
-            why => write!(f, ": {}", why.join("; ")),
-        }
-    }
-}
-
 impl ComparedDatum {
     fn new(datum: &Datum) -> ComparedDatum {
         ComparedDatum {
@@ -115,11 +71,7 @@ impl Compared {
             patched: patched.to_owned(),
             result,
             output: None,
-            functions: comparison
-                .functions
-                .iter()
-                .map(ComparedFunction::new)
-                .collect(),
+            functions: comparison.functions.iter().map(Function::change).collect(),
             data: comparison.data.iter().map(ComparedDatum::new).collect(),
             refusals: comparison.refusals.iter().map(Refused::new).collect(),
             allowed: comparison.allowed.iter().map(Refused::new).collect(),
@@ -141,7 +93,7 @@ impl fmt::Display for Compared {
         let changed = self
             .functions
             .iter()
-            .filter(|f| f.status != Status::Unchanged.name());
+            .filter(|f| f.status != Status::Unchanged);
         for function in changed {
             writeln!(f, "{function}")?;
         }
@@ -156,7 +108,7 @@ impl fmt::Display for Compared {
         let unchanged = self
             .functions
             .iter()
-            .filter(|f| f.status == Status::Unchanged.name());
+            .filter(|f| f.status == Status::Unchanged);
         let unchanged = unchanged.count();
         if unchanged != 0 {
             writeln!(f, "{unchanged} functions are unchanged.")?;

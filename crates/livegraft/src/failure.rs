@@ -51,9 +51,36 @@ pub enum Failure {
         /// Why.
         source: io::Error,
     },
+    /// A patch that does not say what it changes.
+    #[error("{path} {}", no_changes(.why.as_deref()))]
+    NoChanges {
+        /// Which.
+        path: PathBuf,
+        /// Why it can't be read.
+        why: Option<String>,
+    },
+    /// A function that a patch does not change.
+    #[error("{path} changes no function `{name}`; it changes {known}")]
+    NoFunction {
+        /// The patch.
+        path: PathBuf,
+        /// As it was given.
+        name: String,
+        /// Those that it changes.
+        known: String,
+    },
     /// A patch without a usable name.
     #[error("`{0}` names no patch; call the file NAME.klp")]
     Name(PathBuf),
+}
+
+fn no_changes(why: Option<&str>) -> String {
+    match why {
+        Some(why) => format!("shows no instructions that differ: {why}"),
+        None => "carries no old code, since it was not made from two versions of a source; compare its code with the \
+            target's by objdump -d"
+            .to_owned(),
+    }
 }
 
 impl Failure {
@@ -80,6 +107,8 @@ impl Failure {
             },
             Failure::Compare { .. } => "compare",
             Failure::File { .. } => "file",
+            Failure::NoChanges { .. } => "no-diff",
+            Failure::NoFunction { .. } => "no-function",
             Failure::Name(_) => "patch-name",
         }
     }

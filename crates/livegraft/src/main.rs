@@ -6,6 +6,7 @@ mod built;
 mod checked;
 mod commands;
 mod compared;
+mod differing;
 mod failure;
 mod freed;
 mod listed;
@@ -107,6 +108,12 @@ enum Command {
     Info {
         /// The patch file
         patch: PathBuf,
+        /// Show the instructions that differ instead, of a patch that `build` or `diff` has made
+        #[arg(long)]
+        diff: bool,
+        /// With --diff: of these functions alone
+        #[arg(value_name = "FUNCTION", requires = "diff")]
+        functions: Vec<String>,
     },
     /// Would a patch load, how, and which tasks are within what it replaces? Changes nothing
     Check {
@@ -350,7 +357,12 @@ fn main() -> ExitCode {
             };
             built::build(origin, target, output, &options)
         }
-        Command::Info { patch } => commands::info(patch),
+        Command::Info {
+            patch,
+            diff: true,
+            functions,
+        } => commands::info_diff(patch, functions),
+        Command::Info { patch, .. } => commands::info(patch),
         Command::Load {
             patch,
             process,

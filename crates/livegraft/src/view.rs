@@ -3,6 +3,7 @@
 use crate::built::Made;
 use crate::checked::Checked;
 use crate::compared::Compared;
+use crate::differing::Differing;
 use crate::freed::Freed;
 use crate::listed::Processes;
 use crate::status::Status;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 pub enum Shown {
     Packed { path: PathBuf, info: Box<Info> },
     Info(Box<Info>),
+    Differing(Differing),
     Compared(Compared),
     Made(Made),
     Transition(Transitioned),
@@ -40,7 +42,11 @@ impl Shown {
             self.write_text(&mut text)
         };
         // Whoever reads may have left; what was done is done all the same.
-        let _ = std::io::stdout().write_all(text.as_bytes());
+        // Colours go to terminals alone, and to none where NO_COLOR is set.
+        let _ = match self {
+            Shown::Differing(_) if !json => anstream::stdout().write_all(text.as_bytes()),
+            _ => std::io::stdout().write_all(text.as_bytes()),
+        };
         match self {
             Shown::Transition(transitioned) => transitioned.exit_code(),
             Shown::Freed(freed) => freed.exit_code(),
@@ -53,6 +59,7 @@ impl Shown {
         match self {
             Shown::Packed { path, info } => writeln!(f, "{} is packed.\n{info}", path.display()),
             Shown::Info(info) => writeln!(f, "{info}"),
+            Shown::Differing(differing) => write!(f, "{differing}"),
             Shown::Compared(compared) => write!(f, "{compared}"),
             Shown::Made(made) => writeln!(f, "{made}"),
             Shown::Transition(transitioned) => write!(f, "{transitioned}"),
@@ -79,6 +86,7 @@ impl Shown {
                 Ok(serde_json::json!({"output": path, "patch": info}).to_string())
             }
             Shown::Info(info) => serde_json::to_string(info),
+            Shown::Differing(differing) => serde_json::to_string(differing),
             Shown::Compared(compared) => serde_json::to_string(compared),
             Shown::Made(made) => serde_json::to_string(made),
             Shown::Transition(transitioned) => serde_json::to_string(transitioned),

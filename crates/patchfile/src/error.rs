@@ -28,6 +28,10 @@ pub enum Error {
         "the patch has format version {found} and this livegraft reads version {supported}; pack it again with this livegraft"
     )]
     Version { found: u32, supported: u32 },
+    #[error(
+        "what the patch says of its changes has version {found} and this livegraft reads version {supported}; build it again with this livegraft"
+    )]
+    ChangesVersion { found: u32, supported: u32 },
     #[error("the file is malformed: {0}; compile and pack it again")]
     Malformed(String),
 

@@ -5,8 +5,10 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::changes::{self, Source};
+use crate::elf::Image;
 use crate::read::spoken;
-use crate::{Patch, Place, counted, relocation_name};
+use crate::{Error, Patch, Place, counted, relocation_name};
 
 /// What is in a patch. The field names are those of `livegraft info --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,6 +19,10 @@ pub struct Info {
     pub digest: String,
     /// What the patch asks for and this livegraft does not do.
     pub unsupported: Option<String>,
+    /// What of its source files the patch changes, if it was made of them.
+    pub sources: Vec<Source>,
+    /// Why that can't be read.
+    pub unread: Option<String>,
     /// What it changes.
     pub objects: Vec<ObjectInfo>,
     /// What it brings.
@@ -84,7 +90,31 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl Info {
-    /// Collects it.
+    /// Collects what is in a patch file.
+    ///
+    /// # Errors
+    /// Those of [`Patch::parse`].
+    pub fn read(bytes: &[u8]) -> Result<Info, Error> {
+        let info = Info::new(&Patch::parse(bytes)?);
+        let changes = Image::read(bytes).and_then(|image| changes::read(&image));
+        Ok(match changes {
+            Ok(sources) => Info { sources, ..info },
+            Err(error) => Info {
+                unread: Some(error.to_string()),
+                ..info
+            },
+        })
+    }
+
+    /// The same without the instructions that differ.
+    pub fn without_diffs(mut self) -> Info {
+        for function in self.sources.iter_mut().flat_map(|s| &mut s.functions) {
+            function.diff = None;
+        }
+        self
+    }
+
+    /// Collects what a patch itself says.
     pub fn new(patch: &Patch) -> Info {
         let objects = patch.objects.iter().map(|object| ObjectInfo {
             name: object.name.clone(),
@@ -166,6 +196,8 @@ impl Info {
             format_version: patch.format_version,
             digest: hex(&patch.digest),
             unsupported: patch.unsupported(),
+            sources: Vec::new(),
+            unread: None,
             objects: objects.collect(),
             sections: sections.collect(),
             size: patch
@@ -183,6 +215,12 @@ impl Info {
 impl fmt::Display for Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = |count| counted(count, "byte", "bytes");
+        self.sources
+            .iter()
+            .try_for_each(|source| write!(f, "{source}"))?;
+        if let Some(why) = &self.unread {
+            writeln!(f, "what it changes is not shown: {why}")?;
+        }
         for object in &self.objects {
             writeln!(
                 f,

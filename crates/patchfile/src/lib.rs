@@ -4,6 +4,7 @@
 //! hostile here: no index, range or size is used before it was checked.
 #![forbid(unsafe_code)]
 
+pub mod changes;
 pub mod clobber;
 pub mod elf;
 mod error;

@@ -16,7 +16,7 @@ use crate::read::{Names, check_section, is_loaded, klp_symbol, object_names, spo
 use crate::relocation::{relocation_name, relocation_width};
 use crate::{
     Build, Error, Fingerprint, Patch, Place, Recovered, SymbolKind, TargetElf, TargetSymbol,
-    clobber, resolve, write,
+    changes, clobber, resolve, write,
 };
 
 /// An object file that the compiler made of the patch's source.
@@ -53,6 +53,7 @@ pub fn pack(inputs: &[Input<'_>], targets: &[Target<'_>]) -> Result<Vec<u8>, Err
     refuse_sections(&image)?;
     refuse_symbols(&image)?;
     place_commons(&mut image)?;
+    changes::fit(&mut image)?;
     let reader = Reader::new(&image);
     let meta = reader.meta()?;
     let aliases = reader.aliases()?;
@@ -411,13 +412,15 @@ fn fingerprint(target: &TargetElf<'_>, name: &str, sympos: u64) -> Result<Finger
     })
 }
 
-/// Which sections of the object go into the patch: what is loaded, the metadata, and debug information.
+/// Which sections of the object go into the patch: what is loaded, the metadata, what is said of changes, and debug
+/// information.
 fn kept(section: &Sec<'_>) -> bool {
     let metadata = section.name == PATCH_SECTION;
     let debug = section.sh_type == elf::SHT_PROGBITS
         && !section.is_alloc()
         && section.name.starts_with(".debug_");
-    is_loaded(section) || metadata || (debug && section.name != SYMS_SECTION)
+    let changes = !section.is_alloc() && section.name == changes::SECTION;
+    is_loaded(section) || metadata || changes || (debug && section.name != SYMS_SECTION)
 }
 
 /// Symbols that a loaded section or the metadata refers to.

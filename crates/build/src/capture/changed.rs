@@ -270,7 +270,7 @@ impl Numbered {
 }
 
 /// Can this be a file in which a compiler takes `#line`?
-fn is_text(file: &Path) -> bool {
+pub(super) fn is_text(file: &Path) -> bool {
     let extension = file.extension().and_then(|extension| extension.to_str());
     extension.is_some_and(|e| is_source_extension(e) && !["s", "S"].contains(&e))
 }
@@ -339,6 +339,9 @@ pub(super) fn pairs(
         let is_made = matches!(after[number], Some(Ok(_)));
         changes[number].patched.filter(|_| !is_made)
     })?;
+    let numbered: Vec<bool> = (after.iter())
+        .map(|made| matches!(made, Some(Ok(_))))
+        .collect();
     for (number, made) in rest.into_iter().enumerate() {
         if let Some(made) = made {
             after[number] = Some(made);
@@ -347,7 +350,8 @@ pub(super) fn pairs(
     let after = after.into_iter().map(Option::transpose);
     let after: Vec<Option<PathBuf>> = after.collect::<Result<_, _>>()?;
     let mut pairs = Vec::new();
-    for ((change, before), after) in changes.iter().zip(before).zip(after) {
+    for (((change, before), after), numbered) in changes.iter().zip(before).zip(after).zip(numbered)
+    {
         let Some((unit, built)) = change
             .patched
             .or_else(|| change.original.map(|unit| (unit, original)))
@@ -359,6 +363,7 @@ pub(super) fn pairs(
             language: unit.language,
             original: before,
             patched: after,
+            numbered,
             built: change
                 .original
                 .and_then(|unit| session.object(original, unit)),

@@ -24,6 +24,7 @@ mod programs;
 mod record;
 mod site;
 mod store;
+mod trees;
 mod units;
 
 pub use arguments::Language;
@@ -31,6 +32,7 @@ pub use debian::{DebianError, DebianSource, debian, debian_source};
 pub use error::Error;
 pub use programs::{Likeness, Program};
 pub use record::Call;
+pub use trees::{SourceTexts, Trees};
 
 use build::Session;
 use store::Store;
@@ -102,6 +104,8 @@ pub struct Pair {
     pub original: Option<PathBuf>,
     /// The same of the patched source; `None` if the diff removes the file.
     pub patched: Option<PathBuf>,
+    /// The patched object has the line numbers of the original for what the diff leaves alone.
+    pub numbered: bool,
     /// The very object of the original build.
     pub built: Option<PathBuf>,
     /// The compiler call, of the patched build if there is one.
@@ -121,6 +125,8 @@ pub struct Capture {
     pub reused: bool,
     /// The source that was given has this path in the objects (debug information, `__FILE__`).
     pub seen: PathBuf,
+    /// The source before and after the diff, as long as this lives.
+    pub texts: Trees,
     _store: Store,
 }
 
@@ -169,6 +175,11 @@ pub fn capture(
         objects: session.objects(&original),
         reused,
         seen: session.site.seen(0),
+        texts: Trees {
+            trees: [original.tree, patched.tree],
+            files: session.files,
+            site: session.site,
+        },
         _store: session.store,
     })
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::code::{self, Verdict};
 use super::correlate::{Unclear, correlate, meant, regrouped};
-use super::dwarf::Inlined;
+use super::difference::shown;
 use super::error::Error;
 use super::frames::{Frames, same_tables};
 use super::lines::Lines;
@@ -12,8 +12,10 @@ use super::module::{Item, Meaning, Module, is_constant};
 use super::names;
 use super::pair::{Pair, is_private_constant};
 use super::plan::Plan;
+use super::reasons::Reasons;
 use super::refuse::{self, Refusal};
-use super::{Datum, Function, Options, Status, Why};
+use super::texts::Texts;
+use super::{Datum, Function, Options, Side, Status, Why};
 
 /// What [`super::Comparison`] is made of.
 pub(super) struct Decided {
@@ -21,6 +23,7 @@ pub(super) struct Decided {
     pub data: Vec<Datum>,
     pub refusals: Vec<Refusal>,
     pub allowed: Vec<Refusal>,
+    pub uncalled: Vec<String>,
     pub plan: Plan,
     /// Why not all that a patch needs can be named.
     pub complete: Result<(), Error>,
@@ -32,6 +35,8 @@ pub(super) struct State<'p, 'm, 'a> {
     pub unclear: &'p [Unclear],
     pub changed: BTreeMap<usize, BTreeSet<Why>>,
     pub new: BTreeSet<usize>,
+    /// Of those that are new what there is to say.
+    pub new_why: BTreeMap<usize, BTreeSet<Why>>,
     pub removed: BTreeSet<usize>,
 }
 
@@ -39,6 +44,7 @@ pub(super) fn decide(
     old: &Module<'_>,
     new: &Module<'_>,
     options: &Options,
+    texts: &dyn Texts,
 ) -> Result<Decided, Error> {
     let mut pair = Pair::new(old, new);
     let unclear = correlate(&mut pair);
@@ -49,14 +55,18 @@ pub(super) fn decide(
         unclear: &unclear,
         changed: BTreeMap::new(),
         new: BTreeSet::new(),
+        new_why: BTreeMap::new(),
         removed: BTreeSet::new(),
     };
     let mut differs = state.compare_all(&frames);
     let (merged, split) = state.regrouped(&mut differs);
-    state.find_reasons(&differs);
+    let any = !differs.is_empty() || !state.changed.is_empty() || !state.new.is_empty();
+    let reasons = Reasons::new(&state, texts, any);
+    state.find_reasons(&differs, &reasons);
     state.parts();
-    state.with_callers(options);
+    let uncalled = state.with_callers(options);
     state.parts();
+    state.complete_reasons(&reasons);
     if pair.exhausted() {
         return Err(Error::TooMuch);
     }
@@ -75,10 +85,11 @@ pub(super) fn decide(
     let data = state.data(&plan);
     let (refusals, allowed) = refuse::refuse(&state, &plan, &split, options);
     Ok(Decided {
-        functions: state.functions(),
+        functions: state.functions(&reasons, texts),
         data,
         refusals,
         allowed,
+        uncalled,
         plan,
         complete,
     })
@@ -167,60 +178,6 @@ impl State<'_, '_, '_> {
         (merged, split)
     }
 
-    fn find_reasons(&mut self, differs: &HashMap<usize, (u64, u64)>) {
-        let pair = self.pair;
-        let inlined = if differs.is_empty() {
-            None
-        } else {
-            Inlined::read(pair.new)
-        };
-        for (&number, &(_, at)) in differs {
-            let why = pair.new.item(number).map(|item| {
-                let name = item.section.zip(inlined.as_ref());
-                let name = name.and_then(|(section, i)| {
-                    let name = i.at(section, item.start.saturating_add(at))?;
-                    // Where it was inlined and nothing differs, it is not what changed.
-                    let differs_at = |(section, at)| {
-                        let item = pair.new.item_at(section, at);
-                        item.is_none_or(|i| differs.contains_key(&i) || self.is_part_of(i, differs))
-                    };
-                    i.places(name).all(differs_at).then_some(name)
-                });
-                let callee = || self.relied_on(number, differs);
-                match name {
-                    Some(name) => Why::Inlined(name.to_owned()),
-                    None => callee().map_or(Why::Code, Why::Registers),
-                }
-            });
-            self.changed
-                .entry(number)
-                .or_default()
-                .insert(why.unwrap_or(Why::Code));
-        }
-    }
-
-    fn is_part_of(&self, item: usize, differs: &HashMap<usize, (u64, u64)>) -> bool {
-        let module = self.pair.new;
-        let owner = module.item(item).and_then(|i| part_owner(module, i));
-        self.new.contains(&item) || owner.is_some_and(|o| differs.contains_key(&o))
-    }
-
-    /// A changed function that this one calls, if all that differs are registers and moves.
-    fn relied_on(&self, number: usize, differs: &HashMap<usize, (u64, u64)>) -> Option<String> {
-        let pair = self.pair;
-        let old = pair.old_of(number)?;
-        let (a, b) = (
-            code::decode(pair.old, old)?,
-            code::decode(pair.new, number)?,
-        );
-        if !code::same_but_registers(pair, &a, &b) {
-            return None;
-        }
-        let mut callees = code::callees(pair.new, &b);
-        let callee = callees.find(|to| *to != number && differs.contains_key(to))?;
-        pair.new.item(callee).map(|i| i.name.clone())
-    }
-
     /// A function and the parts that were split off it go together.
     fn parts(&mut self) {
         let module = self.pair.new;
@@ -259,58 +216,63 @@ impl State<'_, '_, '_> {
         }
     }
 
-    fn with_callers(&mut self, options: &Options) {
-        if options.with_callers.is_empty() {
-            return;
-        }
+    /// Takes the callers along that are asked for; gives the names that nothing refers to.
+    fn with_callers(&mut self, options: &Options) -> Vec<String> {
         let module = self.pair.new;
-        let wanted = |item: usize| {
-            let item = module.item(item)?;
-            let name = names::source_name(&item.name);
-            let asked = options
-                .with_callers
-                .iter()
-                .find(|w| **w == item.name || w.as_str() == name)?;
-            item.kind.is_code().then(|| asked.clone())
+        let asked: BTreeSet<&str> = options.with_callers.iter().map(String::as_str).collect();
+        let mut called: BTreeSet<&str> = BTreeSet::new();
+        let wanted = |item: &Item| {
+            let mut names = [item.name.as_str(), names::source_name(&item.name)].into_iter();
+            names.find_map(|name| asked.get(name).copied())
         };
-        for (number, item) in module.functions() {
-            if self.changed.contains_key(&number) || self.new.contains(&number) {
-                continue;
-            }
-            let callee = module
-                .relas_of(item)
-                .iter()
-                .find_map(|rela| match meant(module, rela) {
-                    Meaning::Item(to, _) if to != number => wanted(to),
-                    Meaning::Extern(symbol, _) => {
-                        let name = module.image.symbols.get(symbol).map(|s| s.name.as_str());
-                        options
-                            .with_callers
-                            .iter()
-                            .find(|w| Some(w.as_str()) == name)
-                            .cloned()
-                    }
-                    _ => None,
-                });
-            if let Some(callee) = callee {
-                self.changed
-                    .entry(number)
-                    .or_default()
-                    .insert(Why::Calls(callee));
+        for (number, item) in module.functions().filter(|_| !asked.is_empty()) {
+            let callees =
+                module
+                    .relas_of(item)
+                    .iter()
+                    .filter_map(|rela| match meant(module, rela) {
+                        Meaning::Item(to, _) if to != number => {
+                            wanted(module.item(to).filter(|i| i.kind.is_code())?)
+                        }
+                        Meaning::Extern(symbol, _) => {
+                            let symbol = module.image.symbols.get(symbol)?;
+                            asked.get(symbol.name.as_str()).copied()
+                        }
+                        _ => None,
+                    });
+            let callees: Vec<&str> = callees.collect();
+            called.extend(&callees);
+            if let Some(callee) = callees.first()
+                && !self.new.contains(&number)
+            {
+                let why = self.changed.entry(number).or_default();
+                if why.is_empty() {
+                    why.insert(Why::Calls((*callee).to_owned()));
+                }
             }
         }
+        asked
+            .difference(&called)
+            .map(|name| (*name).to_owned())
+            .collect()
     }
 
-    fn functions(&self) -> Vec<Function> {
+    fn functions(&self, reasons: &Reasons<'_>, texts: &dyn Texts) -> Vec<Function> {
         let pair = self.pair;
+        let declared = |item: &Item| {
+            let decl = reasons.decl(item)?;
+            Some(shown(texts, Side::Patched, &decl.file, decl.line))
+        };
         let describe = |module: &Module<'_>, item: &Item| Function {
             name: item.name.clone(),
             file: module.file_of(item).map(str::to_owned),
+            declared: None,
             global: item.global,
             status: Status::Unchanged,
             why: Vec::new(),
             old_size: None,
             new_size: None,
+            numbers: (None, None),
         };
         let mut functions = Vec::new();
         for (number, item) in pair.new.functions() {
@@ -323,8 +285,12 @@ impl State<'_, '_, '_> {
                 None => describe(pair.new, item),
             };
             function.new_size = Some(item.size);
+            function.numbers = (pair.backward.get(number).copied().flatten(), Some(number));
+            function.declared = declared(item);
             if self.new.contains(&number) {
                 function.status = Status::New;
+                let why = self.new_why.get(&number);
+                function.why = why.into_iter().flatten().cloned().collect();
             } else if let Some(why) = self.changed.get(&number) {
                 function.status = Status::Changed;
                 function.why = why.iter().cloned().collect();

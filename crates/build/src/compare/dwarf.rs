@@ -1,6 +1,7 @@
 //! The debug information of an object, where there is any. Nothing relies on it alone, and what does not read is left out.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use gimli::{DebuggingInformationEntry, Dwarf, EndianSlice, LittleEndian, Unit};
 use livegraft_patchfile::elf::SymPlace;
@@ -94,17 +95,25 @@ pub(super) fn units<'d>(dwarf: &Dwarf<Slice<'d>>) -> Vec<Unit<Slice<'d>>> {
 
 /// Which line of the source an instruction is from.
 pub(super) struct LineTable {
-    /// By section, sorted: offset and line.
-    rows: HashMap<u64, Vec<(u64, u64)>>,
+    /// By section, sorted: offset, line, which of the files.
+    rows: HashMap<u64, Vec<(u64, u64, usize)>>,
+    files: Vec<PathBuf>,
 }
 
 impl LineTable {
     pub fn read(module: &Module<'_>) -> Option<LineTable> {
         let sections = Sections::read(module)?;
         let dwarf = sections.dwarf()?;
-        let mut rows: HashMap<u64, Vec<(u64, u64)>> = HashMap::new();
+        let mut rows: HashMap<u64, Vec<(u64, u64, usize)>> = HashMap::new();
+        let mut files = Vec::new();
+        let mut budget = super::declared::PATHS;
         let mut count = 0usize;
         for unit in units(&dwarf) {
+            let mut numbers: HashMap<u64, usize> = HashMap::new();
+            for (number, file) in super::declared::files(&dwarf, &unit, &mut budget) {
+                numbers.insert(number, files.len());
+                files.push(file);
+            }
             let Some(program) = unit.line_program.clone() else {
                 continue;
             };
@@ -119,24 +128,36 @@ impl LineTable {
                 } else {
                     row.line().map_or(0, |l| l.get())
                 };
-                rows.entry(row.address() >> 32)
-                    .or_default()
-                    .push((row.address() & 0xffff_ffff, line));
+                let file = numbers.get(&row.file_index()).copied();
+                rows.entry(row.address() >> 32).or_default().push((
+                    row.address() & 0xffff_ffff,
+                    line,
+                    file.unwrap_or(usize::MAX),
+                ));
             }
         }
         for rows in rows.values_mut() {
             // Stable: of several rows at one address the last counts.
             rows.sort_by_key(|r| r.0);
         }
-        (count != 0).then_some(LineTable { rows })
+        (count != 0).then_some(LineTable { rows, files })
     }
 
     pub fn line(&self, section: usize, offset: u64) -> Option<u64> {
+        self.row(section, offset).map(|(line, _)| line)
+    }
+
+    /// The file and the line.
+    pub fn place(&self, section: usize, offset: u64) -> Option<(&Path, u64)> {
+        let (line, file) = self.row(section, offset)?;
+        Some((self.files.get(file)?, line))
+    }
+
+    fn row(&self, section: usize, offset: u64) -> Option<(u64, usize)> {
         let rows = self.rows.get(&(section as u64))?;
         let next = rows.partition_point(|r| r.0 <= offset);
-        rows.get(next.checked_sub(1)?)
-            .map(|r| r.1)
-            .filter(|&line| line != 0)
+        let (_, line, file) = *rows.get(next.checked_sub(1)?)?;
+        (line != 0).then_some((line, file))
     }
 }
 

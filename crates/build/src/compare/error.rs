@@ -19,7 +19,9 @@ impl Error {
             Error::Object { side, .. } | Error::Lto { side } | Error::Section { side, .. } => {
                 Some(*side)
             }
-            Error::TooMuch | Error::Unnamed { .. } | Error::Write(_) => None,
+            Error::TooMuch | Error::Uncalled { .. } | Error::Unnamed { .. } | Error::Write(_) => {
+                None
+            }
         }
     }
 }
@@ -71,6 +73,15 @@ pub enum Error {
         "the constants of the objects overlap so much that they can't be compared; compile them again"
     )]
     TooMuch,
+    /// Nothing refers to a function whose callers are asked for.
+    #[error(
+        "no machine code of the objects calls `{name}`, whose callers --with-callers asks for; write the name as `nm` shows \
+         it, and leave out what is inlined"
+    )]
+    Uncalled {
+        /// As it was given.
+        name: String,
+    },
     /// A reference from code that belongs in the patch to something that a patch can't name.
     #[error(
         "`{function}` refers to {what}; compile both objects with -ffunction-sections -fdata-sections"

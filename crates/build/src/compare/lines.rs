@@ -94,13 +94,7 @@ impl<'p, 'm, 'a> Lines<'p, 'm, 'a> {
         if old.slot != new.slot || old.value <= 0 || new.value <= 0 {
             return false;
         }
-        let known = [
-            "__assert_fail",
-            "__assert",
-            "__assert_perror_fail",
-            "__assert_rtn",
-        ];
-        if known.contains(&old.slot.0.as_str()) && old.slot.1 == Register::RDX {
+        if is_assertion(&old.slot) {
             return true;
         }
         if let Some((x, y)) = &self.tables {
@@ -155,6 +149,32 @@ impl<'p, 'm, 'a> Lines<'p, 'm, 'a> {
         }
         slots
     }
+}
+
+/// Whether a number is the line of the call that takes it, by what one of the objects says.
+pub(super) fn is_line(
+    module: &Module<'_>,
+    table: Option<&LineTable>,
+    code: &Code,
+    step: usize,
+) -> bool {
+    let Some(argument) = argument(module, code, step) else {
+        return false;
+    };
+    let call = code.start.saturating_add(argument.call);
+    let line = table.and_then(|table| table.line(code.section, call));
+    is_assertion(&argument.slot) || line.is_some_and(|line| line as i64 == argument.value)
+}
+
+/// The line in the C library's reports of failed assertions.
+fn is_assertion((callee, register): &Slot) -> bool {
+    let known = [
+        "__assert_fail",
+        "__assert",
+        "__assert_perror_fail",
+        "__assert_rtn",
+    ];
+    known.contains(&callee.as_str()) && *register == Register::RDX
 }
 
 /// The argument that an instruction loads with a number, if it does.

@@ -26,6 +26,16 @@ pub(super) fn source_name(name: &str) -> &str {
     }
 }
 
+/// The function that a function is a copy of, and what the compiler made it for: `foo.constprop.1` is one of `foo`, for
+/// `constprop`.
+pub(super) fn copy_of(name: &str) -> Option<(&str, &str)> {
+    let of = source_name(name);
+    let made = name.get(of.len()..)?;
+    let kinds = ["constprop", "isra", "part", "specialized", "clone"];
+    let how = made.split('.').find(|part| kinds.contains(part))?;
+    (!of.is_empty()).then_some((of, how))
+}
+
 /// Whether a variable is one of several that may have the same name: a static variable of a function, a table that the
 /// compiler made.
 pub(super) fn is_numbered(name: &str) -> bool {
@@ -65,6 +75,8 @@ mod tests {
         assert_eq!(source_name("foo.part.0.cold"), "foo");
         assert_eq!(source_name("foo"), "foo");
         assert_eq!(source_name(""), "");
+        assert_eq!(copy_of("foo.constprop.1"), Some(("foo", "constprop")));
+        assert_eq!(copy_of("foo.cold"), None);
         assert_eq!(owner_of_part("foo.part.0.cold"), Some("foo.part.0"));
         assert_eq!(owner_of_part("foo.cold.2"), Some("foo"));
         assert_eq!(owner_of_part("foo.coldest"), None);

@@ -76,6 +76,17 @@ impl<'m, 'a> Pair<'m, 'a> {
         }
     }
 
+    /// With what is known of each item of the patched object.
+    pub fn tied(old: &'m Module<'a>, new: &'m Module<'a>, backward: &[Option<usize>]) -> Self {
+        let mut pair = Pair::new(old, new);
+        for (number, old) in backward.iter().enumerate() {
+            if let Some(old) = *old {
+                pair.tie(old, number);
+            }
+        }
+        pair
+    }
+
     pub fn tie(&mut self, old: usize, new: usize) {
         if let (Some(f), Some(b)) = (self.forward.get_mut(old), self.backward.get_mut(new)) {
             (*f, *b) = (Some(new), Some(old));

@@ -67,18 +67,8 @@ impl Structs {
     }
 
     fn add(&mut self, types: &HashMap<usize, Raw>, roots: Vec<usize>) {
-        // In C a struct often has its name from a typedef only.
-        let mut named: HashMap<usize, &String> = HashMap::new();
-        for raw in types.values().filter(|t| t.tag == gimli::DW_TAG_typedef.0) {
-            if let (Some(name), Some(to)) = (&raw.name, raw.to) {
-                let first = named.entry(to).or_insert(name);
-                *first = (*first).min(name);
-            }
-        }
-        let name_of = |offset: &usize, raw: &Raw| {
-            let typedef = named.get(offset).map(|n| (*n).clone());
-            raw.name.clone().or(typedef)
-        };
+        let named = typedefs(types);
+        let name_of = |offset: &usize, raw: &Raw| name_of(&named, *offset, raw);
         for (offset, raw) in types
             .iter()
             .filter(|(_, t)| is_struct(t.tag) && !t.declaration)
@@ -117,6 +107,48 @@ impl Structs {
         }
     }
 
+    /// Which types of a unit are, or lead to, one of some structs: by the offset of their entries the structs' names.
+    pub fn leading<'d>(
+        dwarf: &Dwarf<Slice<'d>>,
+        unit: &Unit<Slice<'d>>,
+        structs: &BTreeSet<String>,
+    ) -> Option<HashMap<usize, BTreeSet<String>>> {
+        let mut leading: HashMap<usize, BTreeSet<String>> = HashMap::new();
+        if structs.is_empty() {
+            return Some(leading);
+        }
+        let (types, _) = collect(dwarf, unit, &mut 0)?;
+        let named = typedefs(&types);
+        let mut users: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (&from, raw) in &types {
+            let members = raw.members.iter().filter_map(|m| m.to);
+            for to in raw.to.into_iter().chain(members) {
+                users.entry(to).or_default().push(from);
+            }
+        }
+        for (&offset, raw) in types.iter().filter(|(_, raw)| is_struct(raw.tag)) {
+            let Some(name) = name_of(&named, offset, raw).filter(|n| structs.contains(n)) else {
+                continue;
+            };
+            let mut work = vec![offset];
+            while let Some(offset) = work.pop() {
+                if leading.entry(offset).or_default().insert(name.clone()) {
+                    work.extend(users.get(&offset).into_iter().flatten());
+                }
+            }
+        }
+        Some(leading)
+    }
+
+    /// The names of all structs that are not what they were.
+    pub fn all_changed(old: &Structs, new: &Structs) -> BTreeSet<String> {
+        let changed = old.defined.iter().filter(|(name, before)| {
+            let after = new.defined.get(*name);
+            after.is_some_and(|after| after != *before)
+        });
+        changed.map(|(name, _)| name.clone()).collect()
+    }
+
     /// The structs that are not what they were, of which objects may live on.
     pub fn changed(old: &Structs, new: &Structs) -> Vec<Changed> {
         let mut changed = Vec::new();
@@ -141,6 +173,23 @@ impl Structs {
         }
         changed
     }
+}
+
+/// In C a struct often has its name from a typedef only.
+fn typedefs(types: &HashMap<usize, Raw>) -> HashMap<usize, &String> {
+    let mut named: HashMap<usize, &String> = HashMap::new();
+    for raw in types.values().filter(|t| t.tag == gimli::DW_TAG_typedef.0) {
+        if let (Some(name), Some(to)) = (&raw.name, raw.to) {
+            let first = named.entry(to).or_insert(name);
+            *first = (*first).min(name);
+        }
+    }
+    named
+}
+
+fn name_of(typedefs: &HashMap<usize, &String>, offset: usize, raw: &Raw) -> Option<String> {
+    let typedef = typedefs.get(&offset).map(|n| (*n).clone());
+    raw.name.clone().or(typedef)
 }
 
 fn difference(old: &Struct, new: &Struct) -> String {

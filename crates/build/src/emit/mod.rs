@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use livegraft_patchfile::changes::{self, Change, Source, Status};
 use livegraft_patchfile::elf::{Image, Rela, Sec, Sym, SymPlace};
 use livegraft_patchfile::{
     Error as PackError, Input, SymbolKind, Target, TargetElf, TargetSymbol, merge, pack,
@@ -92,14 +93,14 @@ pub fn emit_by_name(extracts: &[Input<'_>], targets: &[Target<'_>]) -> Result<Ve
     let name = found.object.clone();
     emit(
         extracts,
-        &[],
+        (&[], &[]),
         &[*target],
         name.as_deref(),
         &mut |_, record| sympos(&found, record),
     )
 }
 
-/// Makes a patch file of extracts, and of whole `others`, for the builds of one object. `object`: its name, `None` for the
+/// Makes a patch file of extracts, and of whole `others` (with what is to be said of them), for the builds of one object. `object`: its name, `None` for the
 /// executable. `naming` says which occurrence of its name in the targets a record of an extract (by number) means, 0 where
 /// there is one.
 ///
@@ -107,7 +108,7 @@ pub fn emit_by_name(extracts: &[Input<'_>], targets: &[Target<'_>]) -> Result<Ve
 /// What packing refuses, and those of `naming`.
 pub fn emit<E: From<Error>>(
     extracts: &[Input<'_>],
-    others: &[Input<'_>],
+    (others, added): (&[Input<'_>], &[Source]),
     targets: &[Target<'_>],
     object: Option<&str>,
     naming: &mut dyn FnMut(usize, &Record) -> Result<u64, E>,
@@ -154,12 +155,41 @@ pub fn emit<E: From<Error>>(
     let replaced: Vec<(Record, u64)> = replaced.into_iter().zip(replaced_at).collect();
     let locals: Vec<(Record, u64)> = locals.into_iter().zip(locals_at).collect();
     add_structs(&mut image, &replaced, &locals, object);
+    let said = image.section_named(changes::SECTION);
+    if let Some(said) = said.and_then(|number| image.sections.get_mut(number)) {
+        said.data
+            .to_mut()
+            .extend_from_slice(&changes::section(added).data);
+        said.size = said.data.len() as u64;
+    }
     let bytes = write(&image)?;
     let input = Input {
         path,
         bytes: &bytes,
     };
     Ok(pack(&[input], targets).map_err(Error::Pack)?)
+}
+
+/// What is to be said of the object of a source file that is new: all its functions are.
+pub fn whole(input: &Input<'_>) -> Option<Source> {
+    let image = Image::read(input.bytes).ok()?;
+    let defined = |s: &&Sym| s.kind == elf::STT_FUNC.0 && matches!(s.place, SymPlace::Section(_));
+    let functions = image.symbols.iter().filter(defined).map(|symbol| Change {
+        name: symbol.name.clone(),
+        file: None,
+        declared: None,
+        global: symbol.bind != elf::STB_LOCAL.0,
+        status: Status::New,
+        why: vec!["its source file is new".to_owned()],
+        old_size: None,
+        new_size: Some(symbol.size),
+        diff: None,
+    });
+    Some(Source {
+        path: input.path.display().to_string(),
+        functions: functions.collect(),
+        allowed: Vec::new(),
+    })
 }
 
 /// What an extract needs of its target.

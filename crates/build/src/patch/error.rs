@@ -17,6 +17,11 @@ pub enum Error {
         source_file: PathBuf,
         source: compare::Error,
     },
+    #[error(
+        "no machine code of the source files that the diff changes ({files}) calls `{name}`, whose callers --with-callers \
+         asks for; write the name as `nm` shows it, and leave out what is inlined"
+    )]
+    Uncalled { name: String, files: String },
     #[error("the diff changes no code of {program}; there is nothing to patch")]
     NoChange { program: String },
     #[error(

@@ -6,9 +6,10 @@ mod names;
 pub use error::Error;
 
 use crate::capture::{Capture, Pair, Program};
-use crate::compare::{self, Comparison, Function, Options, Status};
+use crate::compare::{self, Options, Status};
 use crate::emit::{self, Needs, Record};
 use crate::place::Share;
+use livegraft_patchfile::changes::Source;
 use livegraft_patchfile::{Input, Target, TargetElf, TargetSymbol};
 use names::{Proven, Table, agree, prove, table};
 use object::elf;
@@ -26,24 +27,11 @@ pub enum Proof {
     Built,
 }
 
-/// A source file of the patch.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// The file.
-    pub path: PathBuf,
-    /// Its functions, unchanged ones too.
-    pub functions: Vec<Function>,
-    /// What the author took on.
-    pub allowed: Vec<compare::Refusal>,
-}
-
 /// A patch, and what is to be said of it.
 #[derive(Debug, Clone)]
 pub struct Built {
-    /// The patch file.
+    /// The patch file. It says what of its source files the patch changes.
     pub bytes: Vec<u8>,
-    /// The source files whose code the patch changes.
-    pub sources: Vec<Source>,
     /// Changed source files that the targets do not contain.
     pub elsewhere: Vec<PathBuf>,
     /// The targets, each with its proof.
@@ -98,9 +86,10 @@ pub fn patch(capture: &Capture, targets: &[PathBuf], options: &Options) -> Resul
             patched: pair.patched.as_deref().map(read).transpose()?,
         });
     }
-    let mut sources = Vec::new();
+    let mut replaces = false;
     let mut extracted: Vec<(&Pair, Vec<u8>)> = Vec::new();
     let mut whole: Vec<(&Path, &[u8])> = Vec::new();
+    let mut uncalled = options.with_callers.clone();
     for file in &files {
         let Some(patched) = &file.patched else {
             continue; // Nobody refers to what is gone.
@@ -113,23 +102,30 @@ pub fn patch(capture: &Capture, targets: &[PathBuf], options: &Options) -> Resul
             source_file: file.pair.source.clone(),
             source,
         };
-        let compared = compare::compare(original, patched, options).map_err(failed)?;
+        let texts = capture.texts.of(file.pair.numbered);
+        let compared = compare::compare_with(original, patched, options, &texts);
+        let compared = compared.map_err(failed)?;
         if let Some(refusal) = compared.refusals.first() {
             return Err(Error::Refused {
                 source_file: file.pair.source.clone(),
                 refusal: Box::new(refusal.clone()),
             });
         }
+        uncalled.retain(|name| compared.uncalled.contains(name));
         if compared.changes_code() {
-            extracted.push((file.pair, compare::extract(&compared).map_err(failed)?));
-            sources.push(source(file.pair, compared));
+            let mut functions = compared.functions.iter();
+            replaces |= functions.any(|function| function.status == Status::Changed);
+            let extract = compare::extract_with(&compared, &file.pair.source, &texts);
+            extracted.push((file.pair, extract.map_err(failed)?));
         }
     }
-    let replaces = |source: &Source| {
-        let mut functions = source.functions.iter();
-        functions.any(|function| function.status == Status::Changed)
-    };
-    if !sources.iter().any(replaces) {
+    if let Some(name) = uncalled.first() {
+        return Err(Error::Uncalled {
+            name: name.clone(),
+            files: listed(files.iter().map(|file| file.pair.source.as_path())),
+        });
+    }
+    if !replaces {
         return Err(Error::NoChange {
             program: listed(aims.iter().map(|aim| aim.path.as_path())),
         });
@@ -138,7 +134,6 @@ pub fn patch(capture: &Capture, targets: &[PathBuf], options: &Options) -> Resul
     let paths = aims.iter().map(|aim| aim.path.clone());
     Ok(Built {
         bytes,
-        sources,
         elsewhere,
         targets: paths.zip(proofs).collect(),
     })
@@ -180,14 +175,6 @@ fn changes(capture: &Capture, program: &Program) -> bool {
 fn listed<'p>(paths: impl Iterator<Item = &'p Path>) -> String {
     let paths = paths.map(|path| path.display().to_string());
     paths.collect::<Vec<String>>().join(", ")
-}
-
-fn source(pair: &Pair, compared: Comparison<'_>) -> Source {
-    Source {
-        path: pair.source.clone(),
-        functions: compared.functions,
-        allowed: compared.allowed,
-    }
 }
 
 /// The targets and the programs that the build made of them. Without a target it is the one program that changes.
@@ -299,6 +286,8 @@ fn assemble(
             symbol: record.name.clone(),
         })
     };
-    let bytes = emit::emit(&extracts, &others, &targets, object.as_deref(), &mut naming)?;
+    let added: Vec<Source> = others.iter().filter_map(emit::whole).collect();
+    let others = (others.as_slice(), added.as_slice());
+    let bytes = emit::emit(&extracts, others, &targets, object.as_deref(), &mut naming)?;
     Ok((bytes, proofs))
 }

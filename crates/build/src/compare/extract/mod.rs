@@ -4,16 +4,18 @@
 //! function, by a call or by its address, means its entry in the target, an undefined symbol, as everybody else does. A
 //! part that was split off, and a table that leads into a function, mean the version that they belong to.
 //!
-//! What names alone do not say is in two sections more: see [`records`].
+//! What names alone do not say is in two sections more: see [`records`]; what people want to know of it in a third:
+//! [`changes`].
 
 mod frames;
 mod records;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 
 use livegraft_patchfile::elf::{Image, Rela, Sec, Sym, SymPlace};
-use livegraft_patchfile::write_object;
+use livegraft_patchfile::{changes, write_object};
 use object::elf;
 
 use crate::compare::code::{decode, is_near_branch};
@@ -21,7 +23,7 @@ use crate::compare::decide::part_owner;
 use crate::compare::module::{Item, Meaning, Module, is_pc_relative};
 use crate::compare::pair::is_string_section;
 use crate::compare::plan::{Plan, Reference, of_content, of_item};
-use crate::compare::{Comparison, Error};
+use crate::compare::{Comparison, Error, NoTexts, Texts};
 use records::Record;
 
 pub use records::{LOCALS_SECTION, REPLACED_SECTION};
@@ -31,6 +33,18 @@ pub use records::{LOCALS_SECTION, REPLACED_SECTION};
 /// # Errors
 /// [`Error::Unnamed`] for what no symbol of the target can name, [`Error::Write`].
 pub fn extract(comparison: &Comparison<'_>) -> Result<Vec<u8>, Error> {
+    extract_with(comparison, comparison.source(), &NoTexts)
+}
+
+/// The same of a source file that is known: its path, for people, and its text.
+///
+/// # Errors
+/// As above.
+pub fn extract_with(
+    comparison: &Comparison<'_>,
+    path: &Path,
+    texts: &dyn Texts,
+) -> Result<Vec<u8>, Error> {
     comparison.complete.clone()?;
     let table = &comparison.patched.image.symbols;
     let undefined = table.iter().filter(|s| s.place == SymPlace::Undefined);
@@ -63,6 +77,8 @@ pub fn extract(comparison: &Comparison<'_>) -> Result<Vec<u8>, Error> {
     out.relocate()?;
     out.frames()?;
     out.write_records();
+    let said = comparison.record(path, texts);
+    out.add_section(changes::section(&[said]));
     let keep = |n: usize| vec![true; n];
     let count = out.image.symbols.len();
     write_object(

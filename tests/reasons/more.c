@@ -1,0 +1,6 @@
+#include "lib.h"
+
+int nothing(int x)
+{
+	return x;
+}
