@@ -247,7 +247,7 @@ fn registers_that_a_caller_relies_on() {
     assert!(!alone.exists());
 }
 
-/// A struct of which nothing but pointers are kept, in a build without debug information: the comparison has it anyway.
+/// Two members of a struct change places, in a build without debug information: the comparison has it anyway.
 #[test]
 fn a_struct_that_lives_on() {
     let project = Project::new();
