@@ -313,6 +313,10 @@ fn is_name(module: &Module<'_>, code: &Code, to: Meaning) -> bool {
             at.and_then(|at| content(module, (section, at), None))
                 .map(|c| c.range)
         }
+        Meaning::Piece(section, start, at) => start
+            .checked_add_signed(at)
+            .and_then(|at| content(module, (section, at), None))
+            .map(|c| c.range),
         _ => None,
     };
     let Some(text) = range

@@ -179,6 +179,14 @@ impl Speller<'_, '_, '_> {
                     _ => Name::shown(plus(&self.item(number), at)),
                 }
             }
+            Meaning::Piece(section, start, at) => {
+                let start = i64::try_from(start).unwrap_or(-1);
+                let piece = self.name(Meaning::Anonymous(section, start), None, false);
+                Name {
+                    text: plus(&piece.text, at),
+                    ..piece
+                }
+            }
             Meaning::Anonymous(section, at) => {
                 let access = ins.and_then(access).filter(|_| displacement);
                 let at = u64::try_from(at).ok();
@@ -236,7 +244,7 @@ impl Speller<'_, '_, '_> {
                 .iter()
                 .map(|reference| match reference.meaning {
                     // One constant may lead to the next, and so round.
-                    Meaning::Anonymous(..) => "...".to_owned(),
+                    Meaning::Anonymous(..) | Meaning::Piece(..) => "...".to_owned(),
                     other => self.name(other, None, false).text,
                 })
                 .collect();

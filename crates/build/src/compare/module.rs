@@ -53,6 +53,9 @@ pub(super) enum Meaning {
     Item(usize, i64),
     /// Content of a section that no symbol names: strings, constants, jump tables.
     Anonymous(usize, i64),
+    /// A string or constant of a section whose content the linker merges, by where it begins, plus an offset, which may
+    /// lie outside of it: what lies there in this object says nothing (gABI, SHF_MERGE).
+    Piece(usize, u64, i64),
     /// A number.
     Absolute(i64),
 }
@@ -313,6 +316,13 @@ impl<'a> Module<'a> {
             SymPlace::Section(section) => {
                 if let Some(item) = self.of_symbol.get(symbol).copied().flatten() {
                     return Meaning::Item(item, addend);
+                }
+                let merged = |s: &Sec<'_>| s.flags & elf::SHF_MERGE.0 != 0;
+                if addend != 0
+                    && sym.kind != elf::STT_SECTION.0
+                    && self.section(section).is_some_and(merged)
+                {
+                    return Meaning::Piece(section, sym.value, addend);
                 }
                 self.at(section, value.wrapping_add(addend))
             }

@@ -138,7 +138,14 @@ impl<'m, 'a> Pair<'m, 'a> {
         labels: Option<&Labels<'_>>,
         depth: usize,
     ) -> bool {
-        match (old, new) {
+        // Of what is loaded the bytes themselves are looked at.
+        let loaded = |meaning| match meaning {
+            Meaning::Piece(section, start, at) if access.is_some() => {
+                Meaning::Anonymous(section, (start as i64).wrapping_add(at))
+            }
+            other => other,
+        };
+        match (loaded(old), loaded(new)) {
             (Meaning::Extern(a, x), Meaning::Extern(b, y)) => {
                 let name =
                     |m: &'m Module<'a>, s: usize| m.image.symbols.get(s).map(|s| s.name.as_str());
@@ -159,6 +166,9 @@ impl<'m, 'a> Pair<'m, 'a> {
                     (Ok(x), Ok(y)) => self.same_content((a, x), (b, y), access, labels, depth),
                     _ => false,
                 }
+            }
+            (Meaning::Piece(a, x, i), Meaning::Piece(b, y, j)) => {
+                i == j && self.same_content((a, x), (b, y), None, labels, depth)
             }
             _ => false,
         }

@@ -7,7 +7,7 @@ use super::correlate::meant;
 use super::error::Error;
 use super::frames::Frames;
 use super::module::{Kind, Meaning, Module, is_constant, is_pc_relative};
-use super::pair::{Pair, content, is_exceptions, is_private_constant};
+use super::pair::{Pair, Range, content, is_exceptions, is_private_constant};
 use livegraft_patchfile::elf::Rela;
 
 /// What is taken over, and what it replaces.
@@ -80,6 +80,22 @@ impl Plan {
                         let range =
                             at.and_then(|at| content(module, (section, at), reference.access));
                         let Some(range) = range.map(|c| c.range) else {
+                            return Err(unnamed(module, section));
+                        };
+                        content_work.push((range.section, range.start, range.len));
+                    }
+                    Meaning::Piece(section, start, at) => {
+                        let piece = content(module, (section, start), None).map(|c| c.range);
+                        // Whatever is loaded must come along.
+                        let whole = |r: &Range| {
+                            reference.access.is_none_or(|len| {
+                                let from = start.checked_add_signed(at);
+                                let to = from.and_then(|from| from.checked_add(len));
+                                from >= Some(r.start)
+                                    && to.is_some_and(|to| to <= r.start.saturating_add(r.len))
+                            })
+                        };
+                        let Some(range) = piece.filter(whole) else {
                             return Err(unnamed(module, section));
                         };
                         content_work.push((range.section, range.start, range.len));

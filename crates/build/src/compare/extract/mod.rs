@@ -363,18 +363,11 @@ impl<'c, 'a> Output<'c, 'a> {
         match meaning {
             Meaning::Extern(number, at) => Ok((self.undefined_symbol(number), at)),
             Meaning::Absolute(value) => Ok((0, value)),
-            Meaning::Anonymous(section, at) => {
-                let place = u64::try_from(at).ok();
-                let piece = place.and_then(|p| {
-                    let (&(s, start), &(end, _, symbol, there)) =
-                        self.pieces.range(..=(section, p)).next_back()?;
-                    (s == section && p <= end)
-                        .then_some((symbol, there.wrapping_add(p.wrapping_sub(start))))
-                });
-                let name = new.section(section).map_or("", |s| s.name.as_str());
-                let piece = piece
-                    .ok_or_else(|| self.unnamed(within, format!("a place in section `{name}`")));
-                piece.map(|(symbol, at)| (symbol, at as i64))
+            Meaning::Anonymous(section, at) => self.refer_to_content(within, section, at),
+            Meaning::Piece(section, start, at) => {
+                let start = i64::try_from(start).unwrap_or(-1);
+                let (symbol, here) = self.refer_to_content(within, section, start)?;
+                Ok((symbol, here.wrapping_add(at)))
             }
             Meaning::Item(number, at) => {
                 let Some(item) = new.item(number) else {
@@ -407,6 +400,23 @@ impl<'c, 'a> Output<'c, 'a> {
                 Ok((self.undefined_item(number, item, old), at))
             }
         }
+    }
+
+    /// The symbol here, and the offset from it, of a place in content that was taken over.
+    fn refer_to_content(
+        &self,
+        within: Option<usize>,
+        section: usize,
+        at: i64,
+    ) -> Result<(usize, i64), Error> {
+        let piece = u64::try_from(at).ok().and_then(|p| {
+            let (&(s, start), &(end, _, symbol, there)) =
+                self.pieces.range(..=(section, p)).next_back()?;
+            let here = there.wrapping_add(p.wrapping_sub(start)) as i64;
+            (s == section && p <= end).then_some((symbol, here))
+        });
+        let name = self.new.section(section).map_or("", |s| s.name.as_str());
+        piece.ok_or_else(|| self.unnamed(within, format!("a place in section `{name}`")))
     }
 
     fn unnamed(&self, within: Option<usize>, what: String) -> Error {
