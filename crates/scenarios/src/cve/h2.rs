@@ -12,6 +12,7 @@ pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 /// See [`DATA`].
 pub const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 /// See [`DATA`]; RFC 9218.
 pub const PRIORITY_UPDATE: u8 = 16;
 
@@ -72,7 +73,7 @@ pub fn headers(stream: u32, flags: u8, method: &str, path: &str, more: &[(&str, 
     frame(HEADERS, flags | END_HEADERS, stream, &block)
 }
 
-/// The next frame; settings are acknowledged on the way.
+/// The next frame; settings are acknowledged on the way, and room is made for as much data as came.
 pub fn next(connection: &mut Connection) -> Result<Frame, String> {
     let head = connection.exactly(9)?;
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
@@ -84,6 +85,9 @@ pub fn next(connection: &mut Connection) -> Result<Frame, String> {
     };
     if next.kind == SETTINGS && next.flags & ACK == 0 {
         connection.send(frame(SETTINGS, ACK, 0, &[]))?;
+    }
+    if next.kind == DATA && length > 0 {
+        connection.send(frame(WINDOW_UPDATE, 0, 0, &(length as u32).to_be_bytes()))?;
     }
     Ok(next)
 }
