@@ -21,9 +21,9 @@ int rest(const char *, unsigned long), letter(unsigned long);
 int main(void) { return rest("SM\r\n\r\n", 6) == 1 && letter(12) == 'c' + 1 ? 0 : 1; }
 "#;
 
-fn gcc(dir: &Path, args: &[&str]) {
-    let status = Command::new("gcc").current_dir(dir).args(args).status();
-    assert!(status.unwrap().success(), "gcc {args:?}");
+fn run(dir: &Path, program: &str, args: &[&str]) {
+    let status = Command::new(program).current_dir(dir).args(args).status();
+    assert!(status.unwrap().success(), "{program} {args:?}");
 }
 
 fn object(dir: &Path, shape: &str, changed: &str) -> Vec<u8> {
@@ -38,7 +38,7 @@ fn object(dir: &Path, shape: &str, changed: &str) -> Vec<u8> {
         "x.o",
         "strings.c",
     ];
-    gcc(dir, &args);
+    run(dir, "gcc", &args);
     std::fs::read(dir.join("x.o")).unwrap()
 }
 
@@ -52,9 +52,15 @@ fn a_string_is_reached_from_outside() {
         let [old, new] = ["0", "1"].map(|changed| object(dir, shape, changed));
         let comparison = compare(&old, &new, &Options::default()).unwrap();
         assert_eq!(comparison.refusals, []);
-        // What is extracted refers to nothing but the C library: it can be linked as it is.
+        // What is extracted refers to nothing but the C library, so it can be linked, once its functions have names.
         std::fs::write(dir.join("extract.o"), extract(&comparison).unwrap()).unwrap();
-        gcc(dir, &[linked, shape, "-o", "x", "main.c", "extract.o"]);
+        let names = ["--globalize-symbol=rest", "--globalize-symbol=letter"];
+        run(dir, "objcopy", &[&names[..], &["extract.o"]].concat());
+        run(
+            dir,
+            "gcc",
+            &[linked, shape, "-o", "x", "main.c", "extract.o"],
+        );
         let status = Command::new(dir.join("x")).status().unwrap();
         assert!(status.success(), "{shape}: {status}");
     }

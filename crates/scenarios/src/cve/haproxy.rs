@@ -29,6 +29,11 @@ impl Package for Haproxy {
          VERSION=2.6.12 SUBVERS=-1 VERDATE=2023/12/16 haproxy"
     }
 
+    // It can use OpenSSL's asynchronous jobs, whose stacks go from thread to thread.
+    fn options(&self) -> &'static [&'static str] {
+        &["--together"]
+    }
+
     fn case(&self, row: &Row) -> Option<Case> {
         let known = row
             .patch

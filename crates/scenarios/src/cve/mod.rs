@@ -114,6 +114,10 @@ pub trait Package: Sync {
     fn configure(&self) -> &'static str;
     /// The build command for `sh -c`, in the tree.
     fn make(&self) -> &'static str;
+    /// What `load` and `unload` are told beside the patch and the process.
+    fn options(&self) -> &'static [&'static str] {
+        &[]
+    }
     /// What is known of a row.
     fn case(&self, row: &Row) -> Option<Case>;
     /// What a user must know before the row's patch is loaded, beyond what livegraft says.

@@ -136,7 +136,9 @@ fn patched(
         .map(|pid| (pid, Baseline::take(pid)))
         .collect();
     for (pid, _) in &before {
-        let loaded = cli::livegraft(&["load", &klp.to_string_lossy(), "--pid", &pid.to_string()]);
+        let (klp, pid) = (klp.to_string_lossy(), pid.to_string());
+        let load = [&["load", &*klp, "--pid", &pid], package.options()].concat();
+        let loaded = cli::livegraft(&load);
         if loaded.code != 0 {
             return Ok(Outcome::Refused(message(&loaded)?));
         }
@@ -153,7 +155,9 @@ fn patched(
         service.clients().more(REQUESTS)?;
     }
     for (pid, baseline) in &before {
-        let unloaded = cli::livegraft(&["unload", "fix", "--pid", &pid.to_string()]);
+        let pid = pid.to_string();
+        let unload = [&["unload", "fix", "--pid", &pid], package.options()].concat();
+        let unloaded = cli::livegraft(&unload);
         if unloaded.code != 0 {
             return Ok(Outcome::Refused(message(&unloaded)?));
         }
