@@ -215,7 +215,7 @@ impl Service for Running {
             (400, h2::Answer::Reset) => Ok(Seen::Behaves("400, and a reset in HTTP/2".to_owned())),
             (200, h2::Answer::Ok(_)) => Ok(Seen::Misbehaves(format!(
                 "200; the server behind it is told a length of {}",
-                one.body.escape_ascii()
+                String::from_utf8_lossy(&one.body).trim()
             ))),
             _ => Err(format!("{one}, {two:?}")),
         }
