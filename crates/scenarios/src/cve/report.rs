@@ -188,7 +188,9 @@ pub fn table(reports: &[Report]) -> String {
         })
         .collect();
     if !caveats.is_empty() {
-        text.push_str("\nLoaded, though livegraft can't see what harm they may do:\n\n");
+        text.push_str(
+            "\nLoaded, with something that livegraft can't see and a user must know:\n\n",
+        );
         text.extend(caveats);
     }
     text

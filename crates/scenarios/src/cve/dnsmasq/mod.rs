@@ -93,6 +93,12 @@ impl Package for Dnsmasq {
         })
     }
 
+    fn caveat(&self, row: &Row) -> Option<&'static str> {
+        let helper = "create_helper is called when dnsmasq starts, and the process that it makes never leaves it: the \
+                      patch changes nothing in what runs, so dnsmasq with --dhcp-script has to be started anew";
+        (Fix::of(row) == Some(Fix::Helper)).then_some(helper)
+    }
+
     fn start(&self, row: &Row, tree: &Path, dir: &Path) -> Result<Box<dyn Service>, String> {
         let fix = Fix::of(row).ok_or("no case")?;
         let running = Running::start(fix, &tree.join("src/dnsmasq"), dir)?;
