@@ -21,11 +21,13 @@ mod nginx;
 mod redis;
 mod report;
 mod row;
+mod table;
 mod tree;
 
 pub use clients::Clients;
-pub use report::{Outcome, Report, table};
+pub use report::{Outcome, Report};
 pub use row::run;
+pub use table::table;
 pub use tree::Places;
 
 use crate::plan::root;

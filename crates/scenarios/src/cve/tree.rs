@@ -85,11 +85,14 @@ impl Places {
     /// Shell commands in a directory, with compilers that remember what they have compiled.
     ///
     /// # Errors
-    /// What the commands have written.
+    /// The last of what the commands have written.
     pub fn sh(&self, commands: &str, directory: &Path) -> Result<(), String> {
         let mut shell = Command::new("sh");
         shell.args(["-e", "-c", commands]).current_dir(directory);
-        run(shell.envs(self.settings())).map(drop)
+        run(shell.envs(self.settings())).map(drop).map_err(|text| {
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(15)..].join("\n")
+        })
     }
 
     /// The environment of builds.
