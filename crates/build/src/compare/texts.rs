@@ -416,7 +416,7 @@ mod tests {
         let text = "int f(int x) /* { */\n{ // }\n  if (x == '}') return \"}\\\"}\" [0];\n  return 1; }\nint g;\n";
         assert_eq!(
             body(text, "f", 1, None).as_deref(),
-            Some("int f ( int x ) { if ( x == '}' ) return \"}\\\"}\" [ 0 ] ; return 1 ; }")
+            Some("int f ( int x ) { if ( x = = '}' ) return \"}\\\"}\" [ 0 ] ; return 1 ; }")
         );
         let conditional = "int f()\n{\n#if A\nif (a) {\n#else\nif (b) {\n#endif\n}\n}\nint g() { }";
         let found = body(conditional, "f", 1, Some(10)).unwrap();
