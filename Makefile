@@ -3,7 +3,7 @@
 CARGO ?= cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all build setup demo test bench servers cve old-kernels lint fuzz
+.PHONY: all build setup demo test bench servers cve stock old-kernels lint fuzz
 
 all: build
 
@@ -51,6 +51,12 @@ FUZZ_SECONDS ?= 300
 fuzz: setup
 	@scripts/setup fuzz
 	@scripts/fuzz $(FUZZ_SECONDS)
+
+# Stock servers, patched from source diffs. Their source packages are fetched and built, twice and more: as long as that takes.
+stock: build
+	@scripts/setup stock
+	@$(CARGO) build --quiet --release -p livegraft-scenarios --bin stock
+	@$(TARGET_DIR)/release/stock
 
 # Kernels of older releases, whose packages are fetched: scenarios in virtual machines.
 old-kernels: setup build

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use livegraft_build::capture::{capture, debian};
+use livegraft_build::capture::debian;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupt))?;
     }
-    let source = debian(name, version, None, &interrupt)?;
+    let source = debian(name, version, true, None, &interrupt)?;
     let Some(diff) = diff else {
         println!("{}", source.directory.display());
         return Ok(());
@@ -35,11 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let begin = Instant::now();
     let mut progress =
         |phase| eprint!("\r\x1b[K{:6.1} s  {phase:?}", begin.elapsed().as_secs_f64());
-    let capture = capture(
-        &source.request(diff.into(), None),
-        &mut progress,
-        &interrupt,
-    );
+    let capture = source.capture(diff.as_ref(), None, &mut progress, &interrupt);
     eprintln!();
     let capture = capture?;
     for pair in &capture.pairs {

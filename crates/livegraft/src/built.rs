@@ -90,8 +90,10 @@ fn make(
     interrupt: &AtomicBool,
     bar: &ProgressBar,
 ) -> Result<(Built, bool), Failure> {
-    let (request, other, installed) = match origin {
-        Origin::Tree(request) => (*request, None, None),
+    let shown = bar.clone();
+    let mut progress = move |phase| shown.set_message(spoken(phase));
+    let (captured, installed) = match origin {
+        Origin::Tree(request) => (capture::capture(&request, &mut progress, interrupt), None),
         Origin::Debian {
             package,
             diff,
@@ -102,22 +104,12 @@ fn make(
                 Some((name, version)) => (name, Some(version)),
                 None => (package, None),
             };
-            let source = capture::debian(name, version, work, interrupt);
+            let source = capture::debian(name, version, !targets.is_empty(), work, interrupt);
             let source = source.map_err(|error| Failure::Debian(Box::new(error)))?;
-            let (diff, work) = (diff.to_owned(), work.map(Path::to_owned));
-            (
-                source.request(diff.clone(), work.clone()),
-                Some(source.request_with_packages(diff, work)),
-                Some(source.installed),
-            )
+            let captured = source.capture(diff, work, &mut progress, interrupt);
+            (captured, Some(source.installed))
         }
     };
-    let shown = bar.clone();
-    let mut progress = move |phase| shown.set_message(spoken(phase));
-    let mut captured = capture::capture(&request, &mut progress, interrupt);
-    if let (Err(capture::Error::NoCalls), Some(other)) = (&captured, &other) {
-        captured = capture::capture(other, &mut progress, interrupt);
-    }
     let captured = captured.map_err(|error| Failure::Capture(Box::new(error)))?;
     bar.set_message("comparing, and looking for it in what runs");
     let failed = |error| Failure::Build(Box::new(error));

@@ -188,7 +188,7 @@ impl Running {
         self.finish_within(LIMIT)
     }
 
-    /// Waits for its end, which may take long: it builds something.
+    /// Waits for its end, for so long.
     pub fn finish_within(mut self, limit: Duration) -> Outcome {
         use std::os::unix::process::ExitStatusExt;
         let status = loop {

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod redis;
 pub mod refusal;
 pub mod servers;
+pub mod stock;
 mod sys;
 pub mod target;
 
@@ -22,8 +23,8 @@ pub use cli::{Outcome, livegraft};
 pub use compile::{compile_patch, compile_patch_as, compile_target};
 pub use plan::{Build, Plan};
 pub use sys::{
-    Tracer, Uprobe, bare_visit, has_fsgsbase, kill, killpg, peak_memory, raise_open_files,
-    set_gs_base, walk_and_stop,
+    Tracer, Uprobe, bare_visit, children_time, has_fsgsbase, kill, killpg, peak_memory,
+    raise_open_files, set_gs_base, walk_and_stop,
 };
 pub use target::Target;
 

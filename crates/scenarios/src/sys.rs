@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::ptr::null_mut;
+use std::time::Duration;
 
 /// Sends a signal to one process.
 pub fn kill(pid: i32, signal: i32) {
@@ -30,6 +31,21 @@ pub fn peak_memory(command: &mut Command) -> io::Result<Option<(u64, i32)>> {
     let usage = unsafe { usage.assume_init() };
     let ended = waited > 0 && libc::WIFEXITED(status);
     Ok(ended.then(|| (usage.ru_maxrss as u64 * 1024, libc::WEXITSTATUS(status))))
+}
+
+/// Processor time of all children that have ended, and of theirs.
+pub fn children_time() -> Duration {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the call fills a struct of ours, which is valid as zeros too.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let part = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.unsigned_abs())
+            + Duration::from_micros(time.tv_usec.unsigned_abs())
+    };
+    part(usage.ru_utime) + part(usage.ru_stime)
 }
 
 /// Raises the limit of open files to what is allowed (redis-benchmark and 1000 threads want some).

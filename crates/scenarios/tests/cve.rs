@@ -15,7 +15,10 @@ fn hold(package: &str, words: &[&str]) {
         let row = rows.find(|row| row.package == package.name() && row.patch.contains(word));
         let row = row.expect("a fix of that name");
         let source = places.source(row);
-        let there = !matches!(source, Err(DebianError::Fetch { .. }));
+        let there = !matches!(
+            source,
+            Err(DebianError::Fetch { .. } | DebianError::Gone { .. })
+        );
         let what = format!("Debian's source of {} {}", row.package, row.version);
         if !require(&what, there) {
             return;

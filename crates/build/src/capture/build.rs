@@ -1,19 +1,22 @@
 //! The two builds.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use walkdir::WalkDir;
+
 use super::again::{parallel, repeat};
 use super::arguments::Again;
-use super::error::Error;
+use super::error::{Error, full};
 use super::programs::{Program, programs};
 use super::record::{Record, Recorder};
 use super::site::{Entered, Job, Site, Way};
 use super::store::{BOUNDS, Store, clean, copy, key, prune, remove, work};
 use super::units::{Unit, absolute, line, units};
-use super::{Phase, Request, Told, diff};
+use super::{Phase, Rebuild, Request, Told, diff};
 
 /// One run of [`super::capture`].
 pub(super) struct Session<'a> {
@@ -105,7 +108,7 @@ impl<'a> Session<'a> {
         self.told.tell(Phase::Copy);
         self.fetch(&tree)?;
         let record = self
-            .build(&tree, "original")
+            .build(&tree, "original", &self.request.command)
             .map_err(|failed| failed.error)?;
         let built = self.built(tree, record);
         if built.units.is_empty() {
@@ -128,17 +131,24 @@ impl<'a> Session<'a> {
     /// The patched build: as far as the build system can, only of what differs.
     pub(super) fn patched(&self, original: &Built) -> Result<Built, Error> {
         let tree = self.store.path("patched");
-        let record = if !self.request.afresh && self.files.iter().all(|file| is_source(file)) {
-            self.fetch_built(original, &tree)?;
-            self.apply(&tree)?;
-            match self.build(&tree, "patched") {
-                // Not every command can be given twice: `mkdir build`. If it was the compiler that did not like the
-                // patched source, another try would only take time.
-                Err(failed) if failed.retry(original) => self.build_afresh(&tree),
-                other => other,
+        let again = match &self.request.rebuild {
+            Rebuild::Same => Some(&self.request.command),
+            Rebuild::By(command) => Some(command),
+            Rebuild::Afresh => None,
+        };
+        let again = again.filter(|_| self.files.iter().all(|file| is_source(file)));
+        let record = match again {
+            Some(command) if !self.is_copied(&original.tree)? => {
+                self.fetch_built(original, &tree)?;
+                self.apply(&tree)?;
+                match self.build(&tree, "patched", command) {
+                    // Not every command can be given twice: `mkdir build`. If it was the compiler that did not like the
+                    // patched source, another try would only take time.
+                    Err(failed) if failed.retry(original) => self.build_afresh(&tree),
+                    other => other,
+                }
             }
-        } else {
-            self.build_afresh(&tree)
+            _ => self.build_afresh(&tree),
         };
         let record = record.map_err(|failed| failed.error)?;
         Ok(self.built(tree, record))
@@ -148,7 +158,44 @@ impl<'a> Session<'a> {
         remove(tree)?;
         self.fetch(tree)?;
         self.apply(tree)?;
-        self.build(tree, "patched")
+        self.build(tree, "patched", &self.request.command)
+    }
+
+    /// Has the original build made a copy of a file that the diff changes? Whether another build renews it is not known.
+    fn is_copied(&self, tree: &Path) -> Result<bool, Error> {
+        let (source, built) = (&self.site.areas()[0], tree.join("0"));
+        let mut changed: HashMap<u64, Vec<PathBuf>> = HashMap::new();
+        for file in &self.files {
+            if let Ok(metadata) = fs::metadata(source.join(file)) {
+                let file = source.join(file);
+                changed.entry(metadata.len()).or_default().push(file);
+            }
+        }
+        for area in 0..self.site.areas().len() {
+            let top = tree.join(area.to_string());
+            for entry in WalkDir::new(&top).into_iter().flatten() {
+                let Ok(metadata) = entry.metadata() else {
+                    continue;
+                };
+                let Some(files) = changed.get(&metadata.len()).filter(|_| metadata.is_file())
+                else {
+                    continue;
+                };
+                // What the user's source has is no copy of the build's.
+                let own = entry.path().strip_prefix(&built);
+                if own.is_ok_and(|path| source.join(path).exists()) {
+                    continue;
+                }
+                let read = |path: &Path| fs::read(path).map_err(Error::io(path));
+                let text = read(entry.path())?;
+                for file in files {
+                    if read(file)? == text {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
     }
 
     fn apply(&self, tree: &Path) -> Result<(), Error> {
@@ -195,8 +242,13 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Runs the user's command in a tree.
-    fn build(&self, tree: &Path, which: &'static str) -> Result<Record, Box<Failed>> {
+    /// Runs the user's command in a tree, or another one in its place.
+    fn build(
+        &self,
+        tree: &Path,
+        which: &'static str,
+        command: &[OsString],
+    ) -> Result<Record, Box<Failed>> {
         let log = self.store.path("log");
         let _ = fs::remove_file(&log);
         let mut progress = |calls| {
@@ -210,7 +262,7 @@ impl<'a> Session<'a> {
             Recorder::new(self.store.path("kept"), which == "original", &mut progress);
         let job = Job {
             directory: self.site.seen(0),
-            argv: self.site.translated(&self.request.command),
+            argv: self.site.translated(command),
             environment: None,
             // What compilers leave there when they are killed goes with the rest.
             settings: vec![("TMPDIR", self.store.path("tmp").into())],
@@ -226,6 +278,7 @@ impl<'a> Session<'a> {
         }
         let said = fs::read(&log).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
+        full(&log, &said)?;
         let tail: Vec<&str> = said.lines().rev().take(12).collect();
         let message = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
         let kept = self.store.directory.with_extension("failed");

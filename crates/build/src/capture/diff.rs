@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(case.apply("hello\n"), Err("DIFF holds no diff".into()));
         assert_eq!(case.text(), OLD);
         case.apply(DIFF).expect("applies");
-        assert_eq!(case.apply(DIFF), Err("DIFF is applied already: d/f.c has its changes; --source must be what runs, without the fix".into()));
+        assert_eq!(case.apply(DIFF), Err("DIFF is applied already: d/f.c has its changes; the source must be what runs, without the fix".into()));
     }
 
     #[test]

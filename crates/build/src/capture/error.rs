@@ -1,7 +1,7 @@
 //! Why a build was refused or failed: one variant per cause, each one sentence for the user.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// See the module. The user's source tree is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,9 @@ pub enum Error {
         /// What cp says.
         message: String,
     },
+    /// The disk is full.
+    #[error("no space is left where builds are made and kept ({}); make room, or name another directory with --work", .0.display())]
+    NoSpace(PathBuf),
     /// ptrace.
     #[error(transparent)]
     Observe(#[from] livegraft_observe::Error),
@@ -91,7 +94,7 @@ pub enum Error {
         hunk: String,
     },
     /// It is in the source.
-    #[error("{} is applied already: {file} has its changes; --source must be what runs, without the fix", .diff.display())]
+    #[error("{} is applied already: {file} has its changes; the source must be what runs, without the fix", .diff.display())]
     AlreadyApplied {
         /// The diff.
         diff: PathBuf,
@@ -146,4 +149,16 @@ impl Error {
         let path = path.into();
         move |error| Self::Io { path, error }
     }
+}
+
+/// Whether something failed since the disk that holds `path`, a file of ours, is full. What has failed may have said so,
+/// unless there was no space for its words either.
+pub(crate) fn full(path: &Path, said: &str) -> Result<(), Error> {
+    const NEEDED: u64 = 1 << 20;
+    let directory = path.parent().unwrap_or(path);
+    let left = rustix::fs::statvfs(directory).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+    if said.contains("No space left on device") || left.is_ok_and(|left| left < NEEDED) {
+        return Err(Error::NoSpace(directory.to_owned()));
+    }
+    Ok(())
 }

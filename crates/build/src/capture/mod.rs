@@ -50,10 +50,23 @@ pub struct Request {
     pub command: Vec<std::ffi::OsString>,
     /// Where builds are kept; `None`: livegraft/build in XDG_CACHE_HOME or ~/.cache.
     pub work: Option<PathBuf>,
-    /// The command is one that a built tree can't be given to again: the patched tree is built from nothing.
-    pub afresh: bool,
+    /// How a built copy is built again after the diff was applied to it, which makes what depends on the changed files. That
+    /// is done where the diff changes source files only, and the build has copied none of these.
+    pub rebuild: Rebuild,
     /// Use no namespaces. The build then sees another path than the user's.
     pub plain: bool,
+}
+
+/// How what is built already is built again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Rebuild {
+    /// By the same command.
+    #[default]
+    Same,
+    /// By another one.
+    By(Vec<std::ffi::OsString>),
+    /// Not at all: from nothing each time.
+    Afresh,
 }
 
 /// What is being done, for a progress line.

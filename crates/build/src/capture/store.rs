@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use super::error::Error;
+use super::error::{Error, full};
 use super::record::{Record, Stamp};
 use super::site::Unwatched;
 
@@ -323,6 +323,7 @@ pub(crate) fn copy(
     // It ends with us like a build.
     if !livegraft_observe::run(command, &mut Unwatched, interrupt)?.success() {
         let said = fs::read_to_string(log).unwrap_or_default();
+        full(to, &said)?;
         return Err(Error::Copy {
             path: from.to_owned(),
             message: said

@@ -3,14 +3,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use livegraft_build::capture::{DebianSource, Language, Likeness};
+use livegraft_build::capture::{Language, Likeness};
 
 use super::case::{Case, functions, has, shell};
 
-const MAIN: &str = "#include \"one.h\"\n#include \"two.h\"\nint main(int c, char **v) { (void)v; return one(c) + two(c); }\n";
-const ONE: &str = "#include \"one.h\"\nint one(int x) { return x + ONE; }\n";
-const TWO: &str = "#include \"two.h\"\nstatic const char *where = __FILE__;\nint two(int x) { return x * 3 + where[0]; }\n";
-const FILES: &[(&str, &str)] = &[
+pub const MAIN: &str = "#include \"one.h\"\n#include \"two.h\"\nint main(int c, char **v) { (void)v; return one(c) + two(c); }\n";
+pub const ONE: &str = "#include \"one.h\"\nint one(int x) { return x + ONE; }\n";
+pub const TWO: &str = "#include \"two.h\"\nstatic const char *where = __FILE__;\nint two(int x) { return x * 3 + where[0]; }\n";
+pub const FILES: &[(&str, &str)] = &[
     ("main.c", MAIN),
     ("lib/one.c", ONE),
     ("lib/two.c", TWO),
@@ -361,54 +361,23 @@ fn a_path_with_spaces_and_a_link_to_it() {
     assert_eq!(capture.objects.len(), 1);
 }
 
+/// Where the build copies its sources once, what it has copied is not what the diff has changed.
 #[test]
-fn a_debian_package_is_built_by_its_own_rules() {
-    if !has(&["dpkg-buildpackage"]) {
-        return;
-    }
-    let case = with(&[
-        (
-            "debian/control",
-            "Source: prog\nMaintainer: A <a@b.c>\n\nPackage: prog\nArchitecture: any\nDescription: a program\n",
-        ),
-        (
-            "debian/changelog",
-            "prog (1.0) stable; urgency=low\n\n  * One.\n\n -- A <a@b.c>  Mon, 01 Jan 2024 00:00:00 +0000\n",
-        ),
-        (
-            "debian/rules",
-            "#!/usr/bin/make -f\nbuild build-arch:\n\tcase \"$$DEB_BUILD_OPTIONS\" in *nocheck*) ;; *) exit 1 ;; esac\n\
-             \tgcc $$(dpkg-buildflags --get CFLAGS) -Iinc main.c lib/one.c lib/two.c -o prog\nclean:\n\trm -f prog\nbinary binary-arch:\n\tfalse\n",
-        ),
-    ]);
-    fs::set_permissions(
-        case.source("debian/rules"),
-        fs::Permissions::from_mode(0o755),
-    )
-    .expect("a mode");
-    let source = DebianSource {
-        name: "prog".into(),
-        version: "1.0".into(),
-        directory: case.request.source.clone(),
-        installed: Vec::new(),
-    };
-    let mut case = case;
-    case.request = source.request(case.request.diff.clone(), case.request.work.clone());
-    case.edit(&[("lib/two.c", "x * 3", "x * 5")]);
-    let capture = case.pairs(&["lib/two.c"]);
-    assert!(
-        capture.pairs[0]
-            .call
-            .arguments
-            .iter()
-            .any(|a| a == "-fstack-protector-strong")
-    );
-    assert!(
-        capture
-            .programs
-            .iter()
-            .any(|program| program.path.ends_with("prog"))
-    );
+fn a_build_that_copies_its_sources() {
+    let copying = "CFLAGS = -O2 -Iinc
+prog: copied
+\t$(CC) $(CFLAGS) -c copy/one.c -o one.o
+\t$(CC) $(CFLAGS) -c copy/two.c -o two.o
+copied:
+\tcp -r lib copy
+\ttouch copied
+";
+    let case = with(&[("Makefile", copying)]).command("make");
+    case.edit(&[("lib/two.c", "x * 3", "x * 5")])
+        .pairs(&["copy/two.c"]);
+    // A header that is not copied, and its readers that are.
+    case.edit(&[("inc/one.h", "ONE 1", "ONE 7")])
+        .pairs(&["copy/one.c"]);
 }
 
 /// Runs `as_another` below as nobody, who has no mount namespaces of his own but those of a user namespace.

@@ -2,5 +2,6 @@
 
 mod builds;
 mod case;
+mod debian;
 mod interrupted;
 mod refusals;

@@ -83,7 +83,7 @@ fn diffs_that_do_not_apply() {
     fs::write(case.source("a.c"), "int a(int x) { return x + 3; }\n").expect("a file");
     assert_eq!(
         case.refused(),
-        "fix.diff is applied already: a.c has its changes; --source must be what runs, without the fix"
+        "fix.diff is applied already: a.c has its changes; the source must be what runs, without the fix"
     );
     fs::write(case.source("a.c"), "int a(int x) { return x + 2; }\n").expect("a file");
     assert_eq!(

@@ -262,7 +262,7 @@ fn question(kind: Kind) -> Option<[&'static str; 3]> {
         Kind::Nginx => Some(["Last-Modified", "20", "2000 00:00:00"]),
         Kind::Postgres => Some(["select version()", "Debian", "with a patch"]),
         Kind::Mariadb => Some(["select from_days(738886)", "2023", "2000-01-01"]),
-        Kind::Memcached | Kind::Dnsmasq => None,
+        Kind::Memcached | Kind::Dnsmasq | Kind::Redis => None,
     }
 }
 

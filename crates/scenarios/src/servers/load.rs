@@ -1,8 +1,7 @@
 //! The load on a server for a while, and what its clients saw.
 
+use super::ask::Lines;
 use super::{Kind, POSTGRES, Server, run};
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -73,7 +72,7 @@ impl Server {
         }
     }
 
-    fn postgres(&self, program: &str) -> Command {
+    pub(super) fn postgres(&self, program: &str) -> Command {
         let mut command = Command::new(format!("{POSTGRES}/{program}"));
         command.current_dir(&self.dir).env("PGSSLMODE", "require");
         command.args(["-h", "127.0.0.1", "-U", "postgres", "-p"]);
@@ -92,22 +91,6 @@ impl Server {
         command
     }
 
-    /// The answer to a query in SQL, or to a command of the server's own protocol; for what a patch visibly changes.
-    pub fn query(&self, text: &str) -> Result<String, String> {
-        let said = match self.kind {
-            Kind::Postgres => run(self.postgres("psql").args(["-Atc", text, "postgres"]))?,
-            Kind::Mariadb => run(self.mariadb("mariadb").args(["-N", "-e", text]))?,
-            Kind::Nginx => {
-                let url = format!("https://127.0.0.1:{}/", self.port);
-                let said = run(Command::new("curl").args(["-skI", &url]))?;
-                let line = said.lines().find(|line| line.contains(text));
-                line.unwrap_or_default().to_owned()
-            }
-            Kind::Memcached | Kind::Dnsmasq => String::new(),
-        };
-        Ok(said.trim().to_owned())
-    }
-
     /// Loads the server for so many seconds.
     pub fn load(&self, seconds: u64) -> Result<Seen, String> {
         match self.kind {
@@ -116,6 +99,7 @@ impl Server {
             Kind::Dnsmasq => self.dnsperf(seconds),
             Kind::Postgres => self.pgbench(seconds),
             Kind::Mariadb => self.oltp(seconds),
+            Kind::Redis => Ok(self.values(seconds, &stored_in_redis)),
         }
     }
 
@@ -136,9 +120,6 @@ impl Server {
 
     /// Four clients that check what they get back, and handshakes one after the other.
     fn memcached(&self, seconds: u64) -> Result<Seen, String> {
-        let until = Instant::now() + Duration::from_secs(seconds);
-        let mut times = Vec::new();
-        let mut errors = 0;
         std::thread::scope(|scope| {
             let handshakes = scope.spawn(|| {
                 let address = format!("127.0.0.1:{}", self.tls_port);
@@ -146,24 +127,35 @@ impl Server {
                 command.args(["s_time", "-new", "-connect", &address, "-time"]);
                 run(command.arg(seconds.to_string()))
             });
+            let mut seen = self.values(seconds, &stored_in_memcached);
+            seen.errors += u64::from(!matches!(handshakes.join(), Ok(Ok(_))));
+            Ok(seen)
+        })
+    }
+
+    /// Four clients that check what they get back.
+    fn values(&self, seconds: u64, exchange: &Exchange) -> Seen {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        let mut times = Vec::new();
+        let mut errors = 0;
+        std::thread::scope(|scope| {
             let clients: Vec<_> = (0..4)
-                .map(|number| scope.spawn(move || values(self.port, number, until)))
+                .map(|number| scope.spawn(move || values(self.port, number, until, exchange)))
                 .collect();
             for client in clients {
                 match client.join() {
                     Ok((mut done, error)) => {
                         times.append(&mut done);
                         errors += u64::from(error.is_some_and(|e| {
-                            eprintln!("memcached: {e}");
+                            eprintln!("{}: {e}", self.kind.name());
                             true
                         }));
                     }
                     Err(_) => errors += 1,
                 }
             }
-            errors += u64::from(!matches!(handshakes.join(), Ok(Ok(_))));
         });
-        Ok(Seen::from_times(times, errors))
+        Seen::from_times(times, errors)
     }
 
     fn dnsperf(&self, seconds: u64) -> Result<Seen, String> {
@@ -254,7 +246,7 @@ impl Server {
         })
     }
 
-    fn mariadb(&self, program: &str) -> Command {
+    pub(super) fn mariadb(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let port = format!("--port={}", self.port);
         command.args(["--no-defaults", "-uroot", "-h127.0.0.1", "--ssl", &port]);
@@ -262,38 +254,43 @@ impl Server {
     }
 }
 
+/// What a client says in a turn, and what it must get back.
+type Exchange = dyn Fn(usize, u32) -> (String, String) + Sync;
+
+fn stored_in_memcached(client: usize, turn: u32) -> (String, String) {
+    let (value, flags) = (format!("{client}-{turn}"), turn % 1000);
+    let length = value.len();
+    (
+        format!("set k{client} {flags} 0 {length}\r\n{value}\r\nget k{client}\r\n"),
+        format!("STORED\r\nVALUE k{client} {flags} {length}\r\n{value}\r\nEND\r\n"),
+    )
+}
+
+fn stored_in_redis(client: usize, turn: u32) -> (String, String) {
+    let value = format!("{client}-{turn}");
+    (
+        format!("SET k{client} {value}\r\nGET k{client}\r\n"),
+        format!("+OK\r\n${}\r\n{value}\r\n", value.len()),
+    )
+}
+
 /// Sets a value and gets it back, again and again: how long each took, and what went wrong.
-fn values(port: u16, client: usize, until: Instant) -> (Vec<f64>, Option<String>) {
+fn values(
+    port: u16,
+    client: usize,
+    until: Instant,
+    exchange: &Exchange,
+) -> (Vec<f64>, Option<String>) {
     let mut times = Vec::new();
     let mut work = || -> Result<(), String> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
-        let patience = Some(Duration::from_secs(10));
-        stream
-            .set_read_timeout(patience)
-            .map_err(|e| e.to_string())?;
-        let mut writer = stream.try_clone().map_err(|e| e.to_string())?;
-        let mut reader = BufReader::new(stream);
+        let mut lines = Lines::connect(port)?;
         for turn in 0_u32.. {
             if Instant::now() >= until {
                 break;
             }
-            let (value, flags) = (format!("{client}-{turn}"), turn % 1000);
-            let length = value.len();
-            let request =
-                format!("set k{client} {flags} 0 {length}\r\n{value}\r\nget k{client}\r\n");
-            let expected =
-                format!("STORED\r\nVALUE k{client} {flags} {length}\r\n{value}\r\nEND\r\n");
+            let (request, expected) = exchange(client, turn);
             let sent = Instant::now();
-            writer
-                .write_all(request.as_bytes())
-                .map_err(|e| e.to_string())?;
-            let mut answer = String::new();
-            while answer.lines().count() < 4 {
-                let got = reader.read_line(&mut answer).map_err(|e| e.to_string())?;
-                if got == 0 {
-                    return Err("the connection was closed".to_owned());
-                }
-            }
+            let answer = lines.exchange(&request, expected.lines().count())?;
             times.push(sent.elapsed().as_secs_f64() * 1000.0);
             if answer != expected {
                 return Err(format!("{answer:?} instead of {expected:?}"));

@@ -1,5 +1,7 @@
-//! Five of Debian's stock servers on loopback, each in a directory of its own, and the load on them; for `make servers`.
+//! Debian's stock servers on loopback, each in a directory of its own, and the load on them; for `make servers` and
+//! `make stock`.
 
+pub mod ask;
 pub mod load;
 pub mod names;
 
@@ -22,12 +24,17 @@ pub enum Kind {
     Postgres,
     /// A thread per connection, TLS.
     Mariadb,
+    /// One thread that serves, one for input and output, and those in the background.
+    Redis,
 }
 
 const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
 
 impl Kind {
-    /// In the order of the report.
+    /// Those of `make stock`.
+    pub const STOCK: [Kind; 4] = [Kind::Redis, Kind::Memcached, Kind::Dnsmasq, Kind::Nginx];
+
+    /// Those of `make servers`, in the order of the report.
     pub const ALL: [Kind; 5] = [
         Kind::Nginx,
         Kind::Memcached,
@@ -44,6 +51,7 @@ impl Kind {
             Kind::Dnsmasq => "dnsmasq",
             Kind::Postgres => "postgres",
             Kind::Mariadb => "mariadb",
+            Kind::Redis => "redis",
         }
     }
 
@@ -53,6 +61,7 @@ impl Kind {
             Kind::Dnsmasq => "dnsmasq-base",
             Kind::Postgres => "postgresql-15",
             Kind::Mariadb => "mariadb-server",
+            Kind::Redis => "redis-server",
             _ => self.name(),
         }
     }
@@ -65,6 +74,7 @@ impl Kind {
             Kind::Dnsmasq => "/usr/sbin/dnsmasq",
             Kind::Postgres => "/usr/lib/postgresql/15/bin/postgres",
             Kind::Mariadb => "/usr/sbin/mariadbd",
+            Kind::Redis => crate::redis::SERVER,
         })
     }
 }
@@ -114,6 +124,11 @@ fn as_postgres(command: &mut Command) -> Result<&mut Command, String> {
 impl Server {
     /// Starts it and waits until it answers.
     pub fn start(kind: Kind) -> Result<Self, String> {
+        Self::start_program(kind, kind.program())
+    }
+
+    /// The same of a program that is not where it is installed.
+    pub fn start_program(kind: Kind, program: &Path) -> Result<Self, String> {
         let name = format!("livegraft-{}-{}", kind.name(), std::process::id());
         let dir = std::env::temp_dir().join(name);
         let io = |e: std::io::Error| format!("{}: {e}", dir.display());
@@ -123,7 +138,7 @@ impl Server {
         std::fs::set_permissions(&dir, open).map_err(io)?;
         certificate(&dir)?;
         let (port, tls_port) = (free_port()?, free_port()?);
-        let mut command = prepared(kind, &dir, port, tls_port)?;
+        let mut command = prepared(kind, program, &dir, port, tls_port)?;
         let log = std::fs::File::create(dir.join("log")).map_err(io)?;
         let log_too = log.try_clone().map_err(io)?;
         let child = command
@@ -216,8 +231,14 @@ pub(crate) fn certificate(dir: &Path) -> Result<(), String> {
 }
 
 /// The command that starts a server, after what it needs was put into its directory.
-fn prepared(kind: Kind, dir: &Path, port: u16, tls_port: u16) -> Result<Command, String> {
-    let mut command = Command::new(kind.program());
+fn prepared(
+    kind: Kind,
+    program: &Path,
+    dir: &Path,
+    port: u16,
+    tls_port: u16,
+) -> Result<Command, String> {
+    let mut command = Command::new(program);
     let path = dir.display();
     match kind {
         Kind::Nginx => nginx(&mut command, dir, port)?,
@@ -234,6 +255,10 @@ fn prepared(kind: Kind, dir: &Path, port: u16, tls_port: u16) -> Result<Command,
             command.args(["--no-resolv", "--no-hosts", "--address=/test/192.0.2.7"]);
             command.arg("--host-record=host.example,192.0.2.1");
             command.arg(format!("--port={port}"));
+        }
+        Kind::Redis => {
+            command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+            command.args(["--save", "", "--appendonly", "no", "--io-threads", "2"]);
         }
         Kind::Postgres => {
             let mut init = Command::new(format!("{POSTGRES}/initdb"));

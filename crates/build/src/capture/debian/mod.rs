@@ -4,21 +4,25 @@
 //! keys, so that what is fetched is signed. Debian builds reproducibly: with the package's own rules, and the same
 //! compiler, the program that comes out is the installed one with its symbols.
 
-use std::ffi::{OsStr, OsString};
+mod apt;
+mod tools;
+
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
-use livegraft_observe::{command, run};
 use rustix::fs::{FlockOperation, flock};
 
-use super::Request;
 use super::error::Error;
-use super::site::Unwatched;
 use super::store::{LONGEST, remove};
+use super::{Capture, Phase, Rebuild, Request, capture};
+use tools::Tools;
+
+/// The unpacked source, in a directory of its own.
+const SOURCE: &str = "source";
 
 /// What can go wrong with a package before its build.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,18 @@ pub enum DebianError {
         "{0} is neither an installed package nor the source of one; name what runs, or its version too: {0}=VERSION"
     )]
     Unknown(String),
+    /// There is no target.
+    #[error(
+        "{name} {version} is not installed{}; say with --target what runs", .installed.as_ref().map(|installed| format!(" ({installed} is)")).unwrap_or_default()
+    )]
+    NotInstalled {
+        /// As it was named.
+        name: String,
+        /// The version that was asked for.
+        version: String,
+        /// The one that is there.
+        installed: Option<String>,
+    },
     /// Installed packages disagree.
     #[error(
         "the installed packages of {name} are of versions {versions}; name one: {name}=VERSION"
@@ -41,6 +57,18 @@ pub enum DebianError {
     /// apt.
     #[error("the source of {name} {version} can't be fetched: {message}")]
     Fetch {
+        /// The source.
+        name: String,
+        /// Its version.
+        version: String,
+        /// apt's words.
+        message: String,
+    },
+    /// Another version has taken its place.
+    #[error(
+        "the source of {name} {version} is not to be had any more ({message}); add an archive that has it to apt's sources, such as snapshot.debian.org, or unpack it and use --source"
+    )]
+    Gone {
         /// The source.
         name: String,
         /// Its version.
@@ -70,26 +98,68 @@ pub struct DebianSource {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Where it is unpacked. It is kept.
+    /// Where it is unpacked, by itself in a directory. It is kept.
     pub directory: PathBuf,
     /// Programs and libraries of the installed packages that were made of this version.
     pub installed: Vec<PathBuf>,
 }
 
 impl DebianSource {
-    /// The build of all that depends on the architecture, without tests and without making packages: nothing is stripped.
-    #[must_use]
-    pub fn request(&self, diff: PathBuf, work: Option<PathBuf>) -> Request {
-        self.request_of("build-arch", diff, work)
+    /// Builds it with and without a diff, as [`capture`] does: all that depends on the architecture, without tests, and no
+    /// further than needed, so that nothing is stripped. The rules of some packages compile nothing before they install.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn capture(
+        &self,
+        diff: &Path,
+        work: Option<&Path>,
+        progress: &mut (dyn FnMut(Phase) + Send),
+        interrupt: &AtomicBool,
+    ) -> Result<Capture, Error> {
+        let beside = self.directory.parent().unwrap_or(&self.directory);
+        // debhelper has a name for what is before packages.
+        let later = match self.is_debhelpers() {
+            true => "install-arch",
+            false => "binary-arch",
+        };
+        let mut targets = vec!["build-arch", later];
+        // Which of them it was is noted.
+        let noted = beside.join("compiles");
+        if let Ok(known) = fs::read_to_string(&noted)
+            && targets.contains(&&*known)
+        {
+            targets.retain(|target| *target == known);
+        }
+        let mut captured = Err(Error::NoCalls);
+        for target in targets {
+            captured = capture(&self.request(target, diff, work), progress, interrupt);
+            match captured {
+                Err(Error::NoCalls) => {}
+                Ok(_) => {
+                    fs::write(&noted, target).map_err(Error::io(&noted))?;
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        // Packages, which are made beside the source.
+        for entry in fs::read_dir(beside).map_err(Error::io(beside))?.flatten() {
+            if ![&self.directory, &noted].contains(&&entry.path()) {
+                remove(&entry.path())?;
+            }
+        }
+        captured
     }
 
-    /// The same with the packages made: the rules of some compile nothing before that.
-    #[must_use]
-    pub fn request_with_packages(&self, diff: PathBuf, work: Option<PathBuf>) -> Request {
-        self.request_of("binary-arch", diff, work)
+    fn is_debhelpers(&self) -> bool {
+        let rules = fs::read_to_string(self.directory.join("debian/rules"));
+        rules.is_ok_and(|rules| is_debhelpers(&rules))
     }
 
-    fn request_of(&self, target: &str, diff: PathBuf, work: Option<PathBuf>) -> Request {
+    /// The build by this target of the rules.
+    #[must_use]
+    pub fn request(&self, target: &str, diff: &Path, work: Option<&Path>) -> Request {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let options = format!("DEB_BUILD_OPTIONS=nocheck parallel={processors}");
         let mut command: Vec<OsString> = vec!["env".into(), options.into()];
@@ -97,32 +167,75 @@ impl DebianSource {
         command.extend(build.map(OsString::from));
         command.push("--build-profiles=nocheck".into());
         command.push(format!("--rules-target={target}").into());
+        let rebuild = if self.is_debhelpers() {
+            let mut again = ["sh", "-c", FORGET, "sh"].map(OsString::from).to_vec();
+            again.extend(command.iter().cloned());
+            Rebuild::By(again)
+        } else {
+            Rebuild::Afresh
+        };
         Request {
             source: self.directory.clone(),
-            diff,
+            diff: diff.to_owned(),
             command,
-            work,
-            // debhelper does nothing twice.
-            afresh: true,
+            work: work.map(Path::to_owned),
+            rebuild,
             ..Request::default()
         }
     }
 }
 
+/// debhelper does nothing twice that it has noted here.
+const FORGET: &str = r#"rm -f debian/debhelper-build-stamp debian/*.debhelper.log; exec "$@""#;
+
+/// Do these rules leave to debhelper what is done and in which order? All is done again then, and what is done by make only as
+/// far as needed. Rules with stamp files of their own skip what they have done, whether or not that would be the same now.
+fn is_debhelpers(rules: &str) -> bool {
+    const SEQUENCES: &[&str] = &["build", "build-arch", "binary", "binary-arch"];
+    let mut calls = false;
+    for line in rules.lines() {
+        if line.starts_with([' ', '\t']) {
+            calls |= line.contains("dh $@");
+        } else if !line.starts_with(['#', '.'])
+            && let Some((targets, _)) = line.split_once(':')
+            && targets
+                .split_whitespace()
+                .any(|target| SEQUENCES.contains(&target) || target.contains("stamp"))
+        {
+            return false;
+        }
+    }
+    calls
+}
+
 /// Fetches and unpacks the source of an installed package, which may be named by its own name or by its source's, and
-/// makes sure that it can be built. `work` as in [`Request`].
+/// makes sure that it can be built. `work` as in [`Request`]. Without a `target` what is installed is one, so the version must be
+/// an installed one.
 ///
 /// # Errors
 /// [`DebianError`].
 pub fn debian(
     name: &str,
     version: Option<&str>,
+    target: bool,
     work: Option<&Path>,
     interrupt: &AtomicBool,
 ) -> Result<DebianSource, DebianError> {
     let work = super::store::work(work)?.join("debian");
     let (_lock, tools) = alone(&work, interrupt)?;
-    let (name, version, packages) = installed(&tools, name, version)?;
+    let Chosen {
+        source: name,
+        version,
+        packages,
+        installed,
+    } = chosen(&tools, name, version)?;
+    if packages.is_empty() && !target {
+        return Err(DebianError::NotInstalled {
+            name,
+            version,
+            installed,
+        });
+    }
     let directory = unpacked(&tools, &work, &name, &version)?;
     let checked = tools.run(
         &["dpkg-checkbuilddeps", "-Pnocheck"].map(OsString::from),
@@ -167,7 +280,7 @@ pub fn debian(
 /// where it lies. `work` as in [`Request`].
 ///
 /// # Errors
-/// [`DebianError::Fetch`], [`DebianError::Other`].
+/// [`DebianError::Fetch`], [`DebianError::Gone`], [`DebianError::Other`].
 pub fn debian_source(
     name: &str,
     version: &str,
@@ -201,14 +314,16 @@ fn unpacked(
         false => '_',
     };
     let version_in_path: String = version.chars().map(plain).collect();
-    let directory = work.join(format!("{name}-{version_in_path}"));
+    // What a build of packages writes beside its source has a place there.
+    let beside = work.join(format!("{name}-{version_in_path}"));
+    let directory = beside.join(SOURCE);
     if !directory.is_dir() {
-        fetch(tools, work, name, version, &directory)?;
+        apt::fetch(tools, work, name, version, &directory)?;
     }
     // Its time is when it was used last.
-    File::open(&directory)
+    File::open(&beside)
         .and_then(|opened| opened.set_modified(SystemTime::now()))
-        .map_err(Error::io(&directory))?;
+        .map_err(Error::io(&beside))?;
     prune(work)?;
     Ok(directory)
 }
@@ -216,33 +331,35 @@ fn unpacked(
 /// Removes sources that nobody has used for long.
 fn prune(work: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(work).map_err(Error::io(work))? {
-        let source = entry.map_err(Error::io(work))?.path();
-        let used = fs::symlink_metadata(&source).and_then(|metadata| metadata.modified());
+        let beside = entry.map_err(Error::io(work))?.path();
+        let used = fs::symlink_metadata(&beside).and_then(|metadata| metadata.modified());
         let unused = used.ok().and_then(|used| used.elapsed().ok());
-        if unused > Some(LONGEST) && source.join("debian/rules").exists() {
-            remove(&source)?;
+        if unused > Some(LONGEST) && beside.join(SOURCE).join("debian/rules").exists() {
+            remove(&beside)?;
         }
     }
     Ok(())
 }
 
-/// Source, version and packages that a name stands for.
-fn installed(
-    tools: &Tools,
-    name: &str,
-    version: Option<&str>,
-) -> Result<(String, String, Vec<String>), DebianError> {
+/// What a name stands for.
+#[derive(Debug, PartialEq, Eq)]
+struct Chosen {
+    source: String,
+    version: String,
+    /// The installed ones of that source and version.
+    packages: Vec<String>,
+    /// The version that is installed, if that is one and another one.
+    installed: Option<String>,
+}
+
+fn chosen(tools: &Tools, name: &str, version: Option<&str>) -> Result<Chosen, DebianError> {
     let format = "--showformat=${source:Package}\\t${source:Version}\\t${binary:Package}\\t${Package}\\t${db:Status-Status}\\n";
     let argv = ["dpkg-query", "--show", format].map(OsString::from);
     let listed = tools.run(&argv, Path::new("/"), &[])?;
     choose(&listed.text, name, version)
 }
 
-fn choose(
-    listed: &str,
-    name: &str,
-    version: Option<&str>,
-) -> Result<(String, String, Vec<String>), DebianError> {
+fn choose(listed: &str, name: &str, version: Option<&str>) -> Result<Chosen, DebianError> {
     let rows: Vec<Vec<&str>> = (listed.lines())
         .map(|line| line.split('\t').collect::<Vec<_>>())
         .filter(|row| row.len() == 5 && row[4] == "installed")
@@ -252,7 +369,12 @@ fn choose(
         (rows.iter().find(|row| row[3] == name)).or_else(|| rows.iter().find(|row| row[0] == name));
     let Some(source) = source.map(|row| row[0]) else {
         return match version {
-            Some(version) => Ok((name.to_owned(), version.to_owned(), Vec::new())),
+            Some(version) => Ok(Chosen {
+                source: name.to_owned(),
+                version: version.to_owned(),
+                packages: Vec::new(),
+                installed: None,
+            }),
             None => Err(DebianError::Unknown(name.to_owned())),
         };
     };
@@ -270,11 +392,17 @@ fn choose(
             });
         }
     };
-    let packages = own
+    let packages: Vec<String> = own
         .filter(|row| row[1] == version)
         .map(|row| row[2].to_owned())
         .collect();
-    Ok((source.to_owned(), version.to_owned(), packages))
+    let other = packages.is_empty().then(|| versions.join(", "));
+    Ok(Chosen {
+        source: source.to_owned(),
+        version: version.to_owned(),
+        packages,
+        installed: other,
+    })
 }
 
 /// A program or shared library for this machine.
@@ -290,187 +418,6 @@ fn is_program(path: &Path) -> bool {
         && start[18] == 62
 }
 
-fn fetch(
-    tools: &Tools,
-    work: &Path,
-    name: &str,
-    version: &str,
-    directory: &Path,
-) -> Result<(), DebianError> {
-    let failed = |message: String| DebianError::Fetch {
-        name: name.to_owned(),
-        version: version.to_owned(),
-        message,
-    };
-    let apt = work.join("apt");
-    let sources = apt.join("sources.list.d");
-    for part in [
-        &sources,
-        &apt.join("state/lists/partial"),
-        &apt.join("cache/archives/partial"),
-    ] {
-        fs::create_dir_all(part).map_err(Error::io(part))?;
-    }
-    write_sources(Path::new("/etc/apt"), &sources)?;
-    let configuration = apt.join("apt.conf");
-    let quoted = apt.display();
-    let text = format!(
-        "Dir::State \"{quoted}/state\";\nDir::State::status \"/var/lib/dpkg/status\";\nDir::Cache \"{quoted}/cache\";\n\
-         Dir::Etc::sourcelist \"/dev/null\";\nDir::Etc::sourceparts \"{quoted}/sources.list.d\";\nAPT::Sandbox::User \"\";\n"
-    );
-    fs::write(&configuration, text).map_err(Error::io(&configuration))?;
-    let setting = [("APT_CONFIG", configuration.clone().into_os_string())];
-    let download = work.join(format!("{name}.download"));
-    remove(&download)?;
-    fs::create_dir_all(&download).map_err(Error::io(&download))?;
-    let source: OsString = format!("{name}={version}").into();
-    let get = |tools: &Tools| {
-        let argv = [
-            "apt-get".into(),
-            "-q".into(),
-            "source".into(),
-            "--download-only".into(),
-            "--only-source".into(),
-            source.clone(),
-        ];
-        tools.run(&argv, &download, &setting)
-    };
-    // Lists that are here already may name it.
-    let mut got = get(tools)?;
-    if !got.success {
-        let updated = tools.run(
-            &["apt-get", "-q", "update"].map(OsString::from),
-            work,
-            &setting,
-        )?;
-        if !updated.success {
-            return Err(failed(updated.error()));
-        }
-        got = get(tools)?;
-    }
-    if !got.success {
-        return Err(failed(got.error()));
-    }
-    let description = (fs::read_dir(&download)
-        .map_err(Error::io(&download))?
-        .flatten())
-    .map(|entry| entry.path())
-    .find(|path| path.extension() == Some(OsStr::new("dsc")))
-    .ok_or_else(|| failed("it has no .dsc file".to_owned()))?;
-    let unpacked = download.join("unpacked");
-    // apt has checked it against the signed index.
-    let argv = [
-        "dpkg-source".into(),
-        "--no-check".into(),
-        "-x".into(),
-        description.into(),
-        unpacked.clone().into(),
-    ];
-    let done = tools.run(&argv, &download, &[])?;
-    if !done.success {
-        return Err(failed(done.error()));
-    }
-    fs::rename(&unpacked, directory).map_err(Error::io(directory))?;
-    remove(&download)?;
-    Ok(())
-}
-
-/// The user's package sources, as sources of source packages.
-fn write_sources(from: &Path, to: &Path) -> Result<(), Error> {
-    let mut files = vec![from.join("sources.list")];
-    let parts = from.join("sources.list.d");
-    files.extend(
-        fs::read_dir(&parts)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path()),
-    );
-    for file in files {
-        let Ok(text) = fs::read_to_string(&file) else {
-            continue;
-        };
-        let text = match file.extension().and_then(OsStr::to_str) {
-            Some("list") => list_entries(&text),
-            Some("sources") => stanzas(&text),
-            _ => continue,
-        };
-        let path = to.join(file.file_name().unwrap_or_default());
-        fs::write(&path, text).map_err(Error::io(&path))?;
-    }
-    Ok(())
-}
-
-fn list_entries(text: &str) -> String {
-    let entries = text
-        .lines()
-        .filter_map(|line| line.trim_start().strip_prefix("deb "));
-    entries.map(|rest| format!("deb-src {rest}\n")).collect()
-}
-
-fn stanzas(text: &str) -> String {
-    let line = |line: &str| match line.split_once(':') {
-        Some((key, value))
-            if key.trim().eq_ignore_ascii_case("types")
-                && value.split_whitespace().any(|v| v == "deb") =>
-        {
-            "Types: deb-src\n".to_owned()
-        }
-        _ => format!("{line}\n"),
-    };
-    text.lines().map(line).collect()
-}
-
-struct Tools<'a> {
-    log: PathBuf,
-    interrupt: &'a AtomicBool,
-}
-
-struct Said {
-    success: bool,
-    text: String,
-}
-
-impl Said {
-    /// apt's first error, or the last line.
-    fn error(&self) -> String {
-        let error = self.text.lines().find_map(|line| line.strip_prefix("E: "));
-        error
-            .or_else(|| self.text.lines().last())
-            .unwrap_or("no reason is given")
-            .to_owned()
-    }
-}
-
-impl Tools<'_> {
-    fn run(
-        &self,
-        argv: &[OsString],
-        directory: &Path,
-        settings: &[(&str, OsString)],
-    ) -> Result<Said, Error> {
-        let log = File::create(&self.log).map_err(Error::io(&self.log))?;
-        let second = log.try_clone().map_err(Error::io(&self.log))?;
-        let mut command = command(argv);
-        command
-            .current_dir(directory)
-            .env("LC_ALL", "C.UTF-8")
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(second);
-        command.envs(settings.iter().map(|(name, value)| (*name, value)));
-        let status = run(command, &mut Unwatched, self.interrupt)?;
-        if status.code() == Some(127) {
-            return Err(Error::NoTool("dpkg-dev"));
-        }
-        let text = fs::read(&self.log).map_err(Error::io(&self.log))?;
-        Ok(Said {
-            success: status.success(),
-            text: String::from_utf8_lossy(&text).into_owned(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -481,19 +428,30 @@ mod tests {
         glibc\t2.35\tlibc6:i386\tlibc6\tinstalled\n\
         old\t1\told\told\tconfig-files\n";
 
+    fn found(name: &str, version: Option<&str>) -> (String, String, Vec<String>, Option<String>) {
+        let found = choose(LISTED, name, version).expect("found");
+        (found.source, found.version, found.packages, found.installed)
+    }
+
     #[test]
     fn a_package_is_found_by_its_name_and_its_sources() {
+        let both = ["redis-server".to_owned(), "redis-tools".to_owned()].to_vec();
         for name in ["redis-server", "redis"] {
-            let found = choose(LISTED, name, None).expect("found");
-            assert_eq!(
-                found,
-                (
-                    "redis".into(),
-                    "5:7.0".into(),
-                    vec!["redis-server".into(), "redis-tools".into()]
-                )
-            );
+            let whole = ("redis".into(), "5:7.0".into(), both.clone(), None);
+            assert_eq!(found(name, None), whole);
         }
+        let other = (
+            "redis".into(),
+            "6".into(),
+            Vec::new(),
+            Some("5:7.0".to_owned()),
+        );
+        assert_eq!(found("redis-server", Some("6")), other);
+        assert_eq!(found("libc6", Some("2.36")).2, ["libc6:amd64"]);
+        assert_eq!(
+            found("other", Some("1")),
+            ("other".into(), "1".into(), Vec::new(), None)
+        );
         assert!(matches!(
             choose(LISTED, "old", None),
             Err(DebianError::Unknown(_))
@@ -502,26 +460,25 @@ mod tests {
             choose(LISTED, "libc6", None),
             Err(DebianError::Ambiguous { .. })
         ));
-        assert_eq!(
-            choose(LISTED, "libc6", Some("2.36")).expect("found").2,
-            ["libc6:amd64"]
-        );
-        assert_eq!(
-            choose(LISTED, "other", Some("1")).expect("taken"),
-            ("other".into(), "1".into(), vec![])
-        );
         assert!(matches!(choose("", "", None), Err(DebianError::Unknown(_))));
     }
 
     #[test]
-    fn sources_become_sources_of_sources() {
-        assert_eq!(
-            list_entries("# deb x\ndeb [signed-by=/k] http://h s main\ndeb-src http://h s main\n"),
-            "deb-src [signed-by=/k] http://h s main\n"
-        );
-        assert_eq!(
-            stanzas("Types: deb deb-src\nURIs: http://h\n\nTypes: deb\nSuites: s"),
-            "Types: deb-src\nURIs: http://h\n\nTypes: deb-src\nSuites: s\n"
-        );
+    fn rules_are_debhelpers_or_not() {
+        assert!(is_debhelpers(
+            "#!/usr/bin/make -f\nCFLAGS := -O2\n%:\n\tdh $@ --with runit\noverride_dh_auto_test:\n"
+        ));
+        assert!(is_debhelpers(
+            "%:\n\tif x; then \\\n\t\tdh $@; \\\n\tfi\n.PHONY: build\n"
+        ));
+        for rules in [
+            "build: build-arch\nbuild-arch:\n\tmake\n",
+            "%:\n\tdh $@\nbuild-arch: made\n",
+            "%:\n\tdh $@\noverride_dh_auto_build: made-stamp\nmade-stamp:\n\ttouch $@\n",
+            "include /usr/share/cdbs/1/rules/debhelper.mk\n",
+            "",
+        ] {
+            assert!(!is_debhelpers(rules), "{rules}");
+        }
     }
 }
