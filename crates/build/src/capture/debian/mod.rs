@@ -162,7 +162,10 @@ impl DebianSource {
     pub fn request(&self, target: &str, diff: &Path, work: Option<&Path>) -> Request {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let options = format!("DEB_BUILD_OPTIONS=nocheck parallel={processors}");
-        let mut command: Vec<OsString> = vec!["env".into(), options.into()];
+        // Builds ask git for a commit: it must not find a repository that we happen to lie in.
+        let mut ceiling = OsString::from("GIT_CEILING_DIRECTORIES=");
+        ceiling.push(self.directory.parent().unwrap_or(&self.directory));
+        let mut command: Vec<OsString> = vec!["env".into(), options.into(), ceiling];
         let build = ["dpkg-buildpackage", "-b", "-us", "-uc"];
         command.extend(build.map(OsString::from));
         command.push("--build-profiles=nocheck".into());
