@@ -116,7 +116,12 @@ fn story(kind: Kind, builder: &Builder) -> Result<Vec<String>, String> {
             made.outcome.elapsed.as_secs_f64()
         );
     }
-    let server = Server::start_program(kind, &subject.program)?;
+    // By its own name: what redis does depends on that, and the file has another one.
+    let program = match subject.installed {
+        true => kind.program(),
+        false => &subject.program,
+    };
+    let server = Server::start_program(kind, program)?;
     server.prepare()?;
     let baselines: Vec<(i32, Baseline)> = server
         .processes()
