@@ -25,7 +25,7 @@ pub use error::Error;
 pub use info::{FuncInfo, Info, ObjectInfo, SectionInfo};
 #[doc(hidden)]
 pub use note::seal;
-pub use pack::{Input, Target, merge, pack};
+pub use pack::{Input, Target, join, merge, pack};
 pub use patch::*;
 pub use ranges::ranges_of;
 pub use relocation::{relocation_name, relocation_width};

@@ -126,6 +126,18 @@ fn not_object(path: &Path, error: Error) -> Error {
 /// # Errors
 /// If there is none, one is no object file, or the linker can't join them.
 pub fn merge<'a>(inputs: &[Input<'a>]) -> Result<Cow<'a, [u8]>, Error> {
+    link(inputs, &[])
+}
+
+/// The same, but sections of one name are not put together: each is in the result what it is in its object.
+///
+/// # Errors
+/// As [`merge`].
+pub fn join<'a>(inputs: &[Input<'a>]) -> Result<Cow<'a, [u8]>, Error> {
+    link(inputs, &["--unique"])
+}
+
+fn link<'a>(inputs: &[Input<'a>], options: &[&str]) -> Result<Cow<'a, [u8]>, Error> {
     for input in inputs {
         elf::header(input.bytes).map_err(|e| not_object(input.path, e))?;
     }
@@ -138,7 +150,7 @@ pub fn merge<'a>(inputs: &[Input<'a>]) -> Result<Cow<'a, [u8]>, Error> {
     let dir = tempfile::tempdir().map_err(no_linker)?;
     let out = dir.path().join("merged.o");
     let mut command = Command::new("ld");
-    command.arg("-r").arg("-o").arg(&out);
+    command.arg("-r").args(options).arg("-o").arg(&out);
     for (number, input) in inputs.iter().enumerate() {
         let path = dir.path().join(format!("{number}.o"));
         let written = std::fs::File::create(&path).and_then(|mut f| f.write_all(input.bytes));

@@ -12,6 +12,7 @@ pub mod cycle;
 pub mod guest;
 pub mod inspect;
 pub mod plan;
+pub mod project;
 pub mod redis;
 pub mod refusal;
 pub mod servers;

@@ -18,6 +18,7 @@ use super::units::Unit;
 const UNWANTED: &[&str] = &[
     "MAKEFLAGS",
     "MFLAGS",
+    "CARGO_MAKEFLAGS",
     "LD_PRELOAD",
     "DEPENDENCIES_OUTPUT",
     "SUNPRO_DEPENDENCIES",

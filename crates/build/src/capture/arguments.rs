@@ -1,10 +1,12 @@
 //! A compiler driver's command line, as far as one must understand it to repeat it for one source file.
 //!
-//! gcc's and clang's, which agree in all that matters here.
+//! gcc's and clang's, which agree in all that matters here; for rustc's see [`rustc`].
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use super::rustc;
 
 /// What a call was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub enum Language {
     Objective,
     /// Assembly, preprocessed or not.
     Assembly,
+    /// Rust: the source is the root of a crate.
+    Rust,
 }
 
 /// A command line, taken apart.
@@ -45,7 +49,21 @@ pub(crate) struct Parsed {
     /// `-s`, or `-Wl,-s`: the linker leaves out the symbol table.
     pub(crate) stripped: bool,
     /// What is not to be repeated for one source file: outputs, other inputs, the mode, dependency lists.
-    dropped: Vec<bool>,
+    pub(crate) dropped: Vec<bool>,
+}
+
+impl Parsed {
+    pub(crate) fn new(arguments: usize) -> Self {
+        Self {
+            mode: Mode::Link,
+            sources: Vec::new(),
+            output: None,
+            lto: None,
+            dependencies: None,
+            stripped: false,
+            dropped: vec![false; arguments],
+        }
+    }
 }
 
 /// Options whose value is the next argument.
@@ -116,8 +134,11 @@ const TAKE_VALUE: &[&str] = &[
 /// Programs that run the compiler which their arguments name.
 const LAUNCHERS: &[&str] = &["ccache", "distcc", "icecc", "sccache", "colorgcc"];
 
-/// Is this the name of a C or C++ compiler driver: `gcc`, `x86_64-linux-gnu-g++-12`, `clang-14`, `cc`?
+/// Is this the name of a compiler driver: `gcc`, `x86_64-linux-gnu-g++-12`, `clang-14`, `cc`, `rustc`?
 pub(crate) fn is_compiler(program: &OsStr) -> bool {
+    if rustc::is_rustc(program) {
+        return true;
+    }
     let name = base(program);
     let Ok(name) = std::str::from_utf8(name.as_bytes()) else {
         return false;
@@ -176,15 +197,10 @@ fn named_language(name: &[u8]) -> Option<Language> {
 
 /// Takes a command line apart. `arguments[0]` is the compiler.
 pub(crate) fn parse(arguments: &[OsString]) -> Parsed {
-    let mut parsed = Parsed {
-        mode: Mode::Link,
-        sources: Vec::new(),
-        output: None,
-        lto: None,
-        dependencies: None,
-        stripped: false,
-        dropped: vec![false; arguments.len()],
-    };
+    if (arguments.first()).is_some_and(|compiler| rustc::is_rustc(compiler)) {
+        return rustc::parse(arguments);
+    }
+    let mut parsed = Parsed::new(arguments.len());
     // -x: `Some(None)` is a language that we do not compile (a header, Fortran).
     let mut forced: Option<Option<Language>> = None;
     let mut at = 1;
@@ -288,6 +304,8 @@ pub(crate) enum Again {
     Preprocess,
     /// The files that the source includes, as a make rule.
     Dependencies,
+    /// One object with debug information (Rust).
+    Described,
 }
 
 /// The command line that makes again, for the source file at `source` alone, what `again` says.
@@ -310,7 +328,15 @@ pub(crate) fn again(
             command.push(argument.clone());
         }
     }
+    let rust = rustc::is_rustc(&arguments[0]);
     let more: &[&str] = match again {
+        Again::Dependencies if rust => &["--emit=dep-info"],
+        Again::Described => &[
+            "--emit=obj",
+            "-Ccodegen-units=1",
+            "-Cdebuginfo=2",
+            "-Clto=off",
+        ],
         // Debug information shows structs that changed. It changes no code.
         Again::Sections => &[
             "-ffunction-sections",
@@ -342,7 +368,8 @@ fn moves_debug_information(argument: &[u8]) -> bool {
 }
 
 /// Replaces each `@FILE` by what the file holds, as gcc, clang and binutils do: words divided by white space, with
-/// quotes and backslashes. A file that can't be read is left as it stands, which is what the compilers do.
+/// quotes and backslashes; or as rustc does, a word on each line. A file that can't be read is left as it stands, which is
+/// what the compilers do.
 pub(crate) fn expand(
     arguments: Vec<OsString>,
     read: &dyn Fn(&Path) -> Option<Vec<u8>>,
@@ -353,19 +380,31 @@ pub(crate) fn expand(
         out: &mut Vec<OsString>,
         arguments: Vec<OsString>,
         read: &dyn Fn(&Path) -> Option<Vec<u8>>,
+        split: fn(&[u8]) -> Vec<OsString>,
         depth: usize,
     ) {
         for argument in arguments {
             let file = (argument.as_bytes().strip_prefix(b"@")).filter(|_| depth < DEPTH);
             match file.and_then(|file| read(Path::new(OsStr::from_bytes(file)))) {
-                Some(text) => into(out, words(&text), read, depth + 1),
+                Some(text) => into(out, split(&text), read, split, depth + 1),
                 None => out.push(argument),
             }
         }
     }
     let mut out = Vec::with_capacity(arguments.len());
-    into(&mut out, arguments, read, 0);
+    let lines = arguments
+        .first()
+        .is_some_and(|first| rustc::is_rustc(first));
+    let split = if lines { self::lines } else { words };
+    into(&mut out, arguments, read, split, 0);
     out
+}
+
+fn lines(text: &[u8]) -> Vec<OsString> {
+    let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    lines
+        .map(|line| OsStr::from_bytes(line).to_owned())
+        .collect()
 }
 
 fn words(text: &[u8]) -> Vec<OsString> {

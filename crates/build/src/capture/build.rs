@@ -9,14 +9,14 @@ use std::sync::atomic::AtomicBool;
 use walkdir::WalkDir;
 
 use super::again::{parallel, repeat};
-use super::arguments::Again;
+use super::arguments::{Again, Language};
 use super::error::{Error, full};
 use super::programs::{Program, programs};
 use super::record::{Record, Recorder};
 use super::site::{Entered, Job, Site, Way};
 use super::store::{BOUNDS, Store, clean, copy, key, prune, remove, work};
 use super::units::{Unit, absolute, line, units};
-use super::{Phase, Rebuild, Request, Told, diff};
+use super::{Phase, Rebuild, Request, Told, diff, joined};
 
 /// One run of [`super::capture`].
 pub(super) struct Session<'a> {
@@ -34,6 +34,15 @@ pub(super) struct Built {
     pub(super) tree: PathBuf,
     pub(super) record: Record,
     pub(super) units: Vec<Unit>,
+    /// Copies of what the build has removed.
+    pub(super) kept: PathBuf,
+}
+
+impl Built {
+    /// Where the object of a unit is that the build has left nowhere: it was a temporary file, or a crate's are several.
+    pub(super) fn remade(&self, unit: &Unit) -> PathBuf {
+        self.kept.join(format!("{}-{}.o", unit.call, unit.at))
+    }
 }
 
 impl<'a> Session<'a> {
@@ -151,11 +160,14 @@ impl<'a> Session<'a> {
             _ => self.build_afresh(&tree),
         };
         let record = record.map_err(|failed| failed.error)?;
-        Ok(self.built(tree, record))
+        let built = self.built(tree, record);
+        self.join(&built)?;
+        Ok(built)
     }
 
     fn build_afresh(&self, tree: &Path) -> Result<Record, Box<Failed>> {
         remove(tree)?;
+        remove(&self.store.path(kept(tree)))?;
         self.fetch(tree)?;
         self.apply(tree)?;
         self.build(tree, "patched", &self.request.command)
@@ -235,10 +247,12 @@ impl<'a> Session<'a> {
                 && unit.object.as_deref().is_none_or(exists);
             there || self.site.within(&unit.source).is_some()
         });
+        let kept = self.store.path(kept(&tree));
         Built {
             tree,
             record,
             units,
+            kept,
         }
     }
 
@@ -258,8 +272,11 @@ impl<'a> Session<'a> {
             });
         };
         progress(0);
-        let mut recorder =
-            Recorder::new(self.store.path("kept"), which == "original", &mut progress);
+        let mut recorder = Recorder::new(
+            self.store.path(kept(tree)),
+            which == "original",
+            &mut progress,
+        );
         let job = Job {
             directory: self.site.seen(0),
             argv: self.site.translated(command),
@@ -297,18 +314,18 @@ impl<'a> Session<'a> {
         }))
     }
 
-    /// Makes the objects that were temporary files of calls that also link.
+    /// Makes the objects that were temporary files of calls that also link, and those of crates.
     fn remake(&self, original: &Built) -> Result<(), Error> {
+        self.join(original)?;
         let missing: Vec<&Unit> = original
             .units
             .iter()
-            .filter(|unit| unit.object.is_none())
+            .filter(|unit| unit.object.is_none() && unit.language != Language::Rust)
             .collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let kept = self.store.path("kept");
-        fs::create_dir_all(&kept).map_err(Error::io(&kept))?;
+        fs::create_dir_all(&original.kept).map_err(Error::io(&original.kept))?;
         let entered = self.site.enter(&original.tree)?;
         parallel(&missing, |_, unit| {
             // One that fails is missing, which whoever needs it says.
@@ -317,7 +334,7 @@ impl<'a> Session<'a> {
                 &original.record,
                 unit,
                 Again::Exact,
-                &self.remade(unit),
+                &original.remade(unit),
                 self.interrupt,
             )?;
             Ok(())
@@ -325,17 +342,23 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn remade(&self, unit: &Unit) -> PathBuf {
-        self.store
-            .path("kept")
-            .join(format!("{}-{}.o", unit.call, unit.at))
+    /// Joins the objects of each crate.
+    fn join(&self, built: &Built) -> Result<(), Error> {
+        let crates: Vec<&Unit> = (built.units.iter())
+            .filter(|unit| unit.language == Language::Rust)
+            .collect();
+        if !crates.is_empty() {
+            fs::create_dir_all(&built.kept).map_err(Error::io(&built.kept))?;
+        }
+        parallel(&crates, |_, unit| joined::join(&self.site, built, unit))?;
+        Ok(())
     }
 
-    /// The object of a unit as the original build made it.
-    pub(super) fn object(&self, original: &Built, unit: &Unit) -> Option<PathBuf> {
+    /// The object of a unit as its build made it.
+    pub(super) fn object(&self, built: &Built, unit: &Unit) -> Option<PathBuf> {
         let path = match &unit.object {
-            Some(object) => self.site.host(&original.tree, object),
-            None => self.remade(unit),
+            Some(object) if unit.language != Language::Rust => self.site.host(&built.tree, object),
+            _ => built.remade(unit),
         };
         path.is_file().then_some(path)
     }
@@ -350,15 +373,15 @@ impl<'a> Session<'a> {
 
     pub(super) fn programs(&self, original: &Built) -> Vec<Program> {
         let remade: HashMap<_, _> = (original.units.iter())
-            .filter(|unit| unit.object.is_none())
-            .map(|unit| ((unit.call, unit.at), self.remade(unit)))
+            .filter(|unit| unit.object.is_none() || unit.language == Language::Rust)
+            .map(|unit| ((unit.call, unit.at), original.remade(unit)))
             .collect();
         programs(
             &original.record,
             &original.units,
             &self.site,
             &original.tree,
-            &self.store.path("kept"),
+            &original.kept,
             &remade,
         )
     }
@@ -369,11 +392,20 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Where copies for the build of a tree go.
+fn kept(tree: &Path) -> &'static str {
+    if tree.ends_with("patched") {
+        "kept.patched"
+    } else {
+        "kept"
+    }
+}
+
 /// Is this the extension of a source file or header?
 pub(super) fn is_source_extension(extension: &str) -> bool {
     const SOURCES: &[&str] = &[
         "c", "cc", "cp", "cpp", "cxx", "c++", "C", "m", "mm", "s", "S", "h", "hh", "hpp", "hxx",
-        "H", "inl", "ipp", "tcc",
+        "H", "inl", "ipp", "tcc", "rs",
     ];
     SOURCES.contains(&extension)
 }

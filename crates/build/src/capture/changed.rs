@@ -39,6 +39,16 @@ pub(super) fn find<'a>(
     let mut made: HashSet<Identity> = HashSet::new();
     for unit in &patched.units {
         let identity = unit.identity(&patched.record);
+        let there = |object: &PathBuf| {
+            let mut units = original.units.iter();
+            session.site.host(&original.tree, object).is_file()
+                && !units.any(|unit| unit.object.as_ref() == Some(object))
+        };
+        if !known.contains_key(&identity)
+            && let Some(object) = unit.object.as_ref().filter(|object| there(object))
+        {
+            return Err(Error::BuiltBefore(session.site.shown(object)));
+        }
         changes.push(Change {
             original: known.get(&identity).copied(),
             patched: Some((unit, patched)),
@@ -52,6 +62,10 @@ pub(super) fn find<'a>(
     let reached = readers(session, original, &rest)?;
     for (unit, reached) in rest.into_iter().zip(reached) {
         let gone = !session.site.host(&patched.tree, &unit.source).is_file();
+        if reached && unit.language == Language::Rust {
+            // Crates that use this one would have to be compiled with the new one.
+            return Err(Error::Stale(session.site.shown(&unit.source)));
+        }
         if gone || reached {
             changes.push(Change {
                 original: Some(unit),
@@ -78,7 +92,31 @@ pub(super) fn find<'a>(
     for change in &changes {
         refuse(session, change)?;
     }
+    refuse_linked(session, &changes)?;
     Ok(changes)
+}
+
+fn is_crate(change: &Change) -> bool {
+    let mut units = (change.original.into_iter()).chain(change.patched.map(|(unit, _)| unit));
+    units.any(|unit| unit.language == Language::Rust)
+}
+
+/// What rustc optimises as one with the program's crate is in that crate's objects. But another crate's own objects are not
+/// what runs then, and its types are described nowhere else.
+fn refuse_linked(session: &Session, changes: &[Change]) -> Result<(), Error> {
+    let units = || {
+        let units = changes.iter().filter_map(|change| change.original);
+        units.filter(|unit| unit.language == Language::Rust)
+    };
+    let flag = units().find_map(|unit| unit.lto.as_ref().filter(|_| unit.object.is_none()));
+    let library = units().find(|unit| unit.object.is_some());
+    match (library, flag) {
+        (Some(library), Some(flag)) => Err(Error::LinkTime {
+            source_file: session.site.shown(&library.source),
+            flag: flag.to_string_lossy().into_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn refuse(session: &Session, change: &Change) -> Result<(), Error> {
@@ -91,7 +129,11 @@ fn refuse(session: &Session, change: &Change) -> Result<(), Error> {
         if unit.language == Language::Assembly {
             return Err(Error::Assembly(source));
         }
-        if let Some(flag) = &unit.lto {
+        if let Some(flag) = unit
+            .lto
+            .as_ref()
+            .filter(|_| unit.language != Language::Rust)
+        {
             let flag = flag.to_string_lossy().into_owned();
             return Err(Error::LinkTime {
                 source_file: source,
@@ -173,6 +215,7 @@ fn differs(
         }
         _ => false,
     };
+    let candidate = |change: &Change| !is_crate(change) && candidate(change);
     let total = changes.len();
     let mut text: [Vec<Option<PathBuf>>; 2] = Default::default();
     for (side, tree) in [&original.tree, &patched.tree].into_iter().enumerate() {
@@ -186,7 +229,7 @@ fn differs(
             });
             let unit = match (side, change.original, change.patched) {
                 (0, Some(unit), _) if candidate(change) => Some((unit, original)),
-                (1, Some(_), Some(patched)) => Some(patched),
+                (1, Some(_), Some(patched)) if !is_crate(change) => Some(patched),
                 _ => None,
             };
             match unit {
@@ -199,9 +242,24 @@ fn differs(
     }
     let [before, after] = text;
     let pairs: Vec<_> = before.into_iter().zip(after).collect();
-    let differs = parallel(&pairs, |_, (before, after)| match (before, after) {
-        (Some(before), Some(after)) => Ok(!same(before, after)?),
-        _ => Ok(true),
+    let differs = parallel(changes, |number, change| {
+        if let Some((old, (new, built))) = change.original.zip(change.patched)
+            && is_crate(change)
+        {
+            // It is compiled again for any change of what it uses.
+            let objects = session
+                .object(original, old)
+                .zip(session.object(built, new));
+            let Some((a, b)) = objects else {
+                return Ok(true);
+            };
+            let read = |path: &Path| fs::read(path).map_err(Error::io(path));
+            return Ok(read(&a)? != read(&b)?);
+        }
+        match pairs.get(number) {
+            Some((Some(before), Some(after))) => Ok(!same(before, after)?),
+            _ => Ok(true),
+        }
     });
     for (change, (_, after)) in changes.iter_mut().zip(pairs) {
         change.text = after;
@@ -272,7 +330,7 @@ impl Numbered {
 /// Can this be a file in which a compiler takes `#line`?
 pub(super) fn is_text(file: &Path) -> bool {
     let extension = file.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|e| is_source_extension(e) && !["s", "S"].contains(&e))
+    extension.is_some_and(|e| is_source_extension(e) && !["s", "S", "rs"].contains(&e))
 }
 
 /// Gives a file other content; another name of the same file keeps the old one.
@@ -349,9 +407,29 @@ pub(super) fn pairs(
     }
     let after = after.into_iter().map(Option::transpose);
     let after: Vec<Option<PathBuf>> = after.collect::<Result<_, _>>()?;
-    let mut pairs = Vec::new();
-    for (((change, before), after), numbered) in changes.iter().zip(before).zip(after).zip(numbered)
+    // A crate was compiled for its description.
+    let described: Vec<_> = before.iter().cloned().zip(after.iter().cloned()).collect();
+    let (mut before, mut after) = (before, after);
+    for (number, change) in changes
+        .iter()
+        .enumerate()
+        .filter(|(_, change)| is_crate(change))
     {
+        let object = |built: &Built, unit: &Unit| {
+            let none = || Error::NoObjects(session.site.shown(&unit.source));
+            session.object(built, unit).ok_or_else(none)
+        };
+        before[number] = change
+            .original
+            .map(|unit| object(original, unit))
+            .transpose()?;
+        after[number] = (change.patched)
+            .map(|(unit, built)| object(built, unit))
+            .transpose()?;
+    }
+    let mut pairs = Vec::new();
+    let objects = before.into_iter().zip(after).zip(described).zip(numbered);
+    for (change, (((before, after), (old, new)), numbered)) in changes.iter().zip(objects) {
         let Some((unit, built)) = change
             .patched
             .or_else(|| change.original.map(|unit| (unit, original)))
@@ -367,6 +445,9 @@ pub(super) fn pairs(
             built: change
                 .original
                 .and_then(|unit| session.object(original, unit)),
+            described: (old.zip(new))
+                .filter(|_| is_crate(change))
+                .map(|(original, patched)| [original, patched]),
             call: Call::clone(&built.record.calls[unit.call]),
         });
     }
@@ -406,7 +487,11 @@ impl Compiled<'_, '_> {
                 &entered,
                 &built.record,
                 unit,
-                Again::Sections,
+                if unit.language == Language::Rust {
+                    Again::Described
+                } else {
+                    Again::Sections
+                },
                 &object,
                 session.interrupt,
             )?;

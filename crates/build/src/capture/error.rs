@@ -64,7 +64,8 @@ pub enum Error {
     },
     /// Nothing to work with.
     #[error(
-        "the build calls no C or C++ compiler; if all is built already, begin the command with what cleans it (make clean)"
+        "the build calls no compiler of C, C++ or Rust; if all is built already, begin the command with what cleans it (make \
+         clean, cargo clean)"
     )]
     NoCalls,
     /// Where the copy does not reach.
@@ -121,16 +122,33 @@ pub enum Error {
         files: String,
     },
     /// Assembly.
-    #[error("{} is assembly and changes; only C and C++ can be compared", .0.display())]
+    #[error("{} is assembly and changes; only C, C++ and Rust can be compared", .0.display())]
     Assembly(PathBuf),
     /// Link-time optimisation.
-    #[error("{} is compiled with {flag}: what runs is made when all is linked; build the program without it (-fno-lto), or compare by hand what the link-time compiler makes (docs/patches.md)", .source_file.display())]
+    #[error("{} is compiled with {flag}: what runs is made when all is linked; build the program without it (-fno-lto; for cargo, lto = \"off\"), or compare by hand what the link-time compiler makes (docs/patches.md)", .source_file.display())]
     LinkTime {
         /// The source.
         source_file: PathBuf,
         /// The flag.
         flag: String,
     },
+    /// A crate whose library holds bitcode, or nothing.
+    #[error("{}: what the compiler makes of this crate is no machine code (link-time optimisation by the linker, -C linker-plugin-lto); build without it", .0.display())]
+    NoObjects(PathBuf),
+    /// The objects of a crate.
+    #[error("the objects of {} can't be joined: {message}", .source_file.display())]
+    Join {
+        /// The root of the crate.
+        source_file: PathBuf,
+        /// What the linker says.
+        message: String,
+    },
+    /// The build does not know what it has to make again.
+    #[error("the build did not compile the crate {} again, though the diff changes a file of it; begin the command with what removes what it has built (make clean, cargo clean)", .0.display())]
+    Stale(PathBuf),
+    /// It was there before the build.
+    #[error("{} was built before, and what compiled it is not known; begin the command with what removes it (make clean, cargo clean)", .0.display())]
+    BuiltBefore(PathBuf),
     /// A compiler call that was repeated.
     #[error("{} can't be compiled again ({which}): {message}", .source_file.display())]
     Compile {

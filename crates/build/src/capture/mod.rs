@@ -7,6 +7,7 @@
 //!    the preprocessor's output differs in more than its lines ([`units`], `changed`).
 //! 4. Each of these is compiled twice more, in both trees, with its own flags and one section per function ([`again`]); what
 //!    the diff leaves alone has the line numbers of the original in both ([`lines`]).
+//!    The objects of a Rust crate are taken as they are ([`joined`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -19,9 +20,11 @@ mod changed;
 mod debian;
 mod diff;
 mod error;
+mod joined;
 mod lines;
 mod programs;
 mod record;
+mod rustc;
 mod site;
 mod store;
 mod trees;
@@ -113,7 +116,8 @@ pub struct Pair {
     pub source: PathBuf,
     /// What it is written in.
     pub language: Language,
-    /// Compiled as the original, with -ffunction-sections -fdata-sections; `None` if the diff adds the file.
+    /// Compiled as the original, with -ffunction-sections -fdata-sections; `None` if the diff adds the file. For a crate
+    /// its objects as the build made them, in one.
     pub original: Option<PathBuf>,
     /// The same of the patched source; `None` if the diff removes the file.
     pub patched: Option<PathBuf>,
@@ -121,6 +125,8 @@ pub struct Pair {
     pub numbered: bool,
     /// The very object of the original build.
     pub built: Option<PathBuf>,
+    /// Both with debug information, where those above may have none.
+    pub described: Option<[PathBuf; 2]>,
     /// The compiler call, of the patched build if there is one.
     pub call: Call,
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{Object, ObjectSection, SectionFlags, SectionKind};
 
+use super::arguments::Language;
 use super::record::Record;
+use super::rustc::{is_for_the_build, static_libraries};
 use super::site::Site;
 use super::units::{Unit, absolute};
 
@@ -23,6 +25,8 @@ pub struct Program {
     pub objects: Vec<PathBuf>,
     /// The linker itself has left out the symbol table (`-s`).
     pub stripped: bool,
+    /// The linker has left out what nothing refers to, and has symbols for all else.
+    pub collected: bool,
 }
 
 /// How a program was told to be the one that runs. What is less than `BuildId` is no proof.
@@ -149,20 +153,43 @@ pub(crate) fn programs(
             archives.entry(output).or_default().append(&mut inputs);
             continue;
         }
-        let mut temporary = units
-            .iter()
-            .filter(|unit| Some(unit.call) == link.driver && unit.object.is_none());
-        let mut objects = Vec::new();
+        // A program for the build itself.
+        if link
+            .driver
+            .is_some_and(|call| is_for_the_build(&record.calls[call].arguments))
+        {
+            continue;
+        }
+        let is_crate = |unit: &&Unit| unit.language == Language::Rust;
+        let present = |members: &Vec<PathBuf>| -> Vec<PathBuf> {
+            let members = members.iter().map(|member| site.host(tree, member));
+            members.filter(|member| member.is_file()).collect()
+        };
+        let mut temporary = (units.iter())
+            .filter(|unit| Some(unit.call) == link.driver && unit.object.is_none())
+            .filter(|unit| !is_crate(unit));
+        let crates = units.iter().filter(is_crate);
+        let mut objects: Vec<PathBuf> = crates
+            .filter(|unit| {
+                let library = |object: &PathBuf| inputs.contains(object);
+                Some(unit.call) == link.driver || unit.object.as_ref().is_some_and(library)
+            })
+            .filter_map(|unit| remade.get(&(unit.call, unit.at)).cloned())
+            .filter(|object| object.is_file())
+            .collect();
         for input in inputs {
-            let members = archives.get(&input);
             let host = site.host(tree, &input);
-            if let Some(members) = members {
-                objects.extend(
-                    members
-                        .iter()
-                        .map(|m| site.host(tree, m))
-                        .filter(|m| m.is_file()),
-                );
+            let crates = units.iter().filter(is_crate);
+            let mut library = crates.filter(|unit| unit.object.as_ref() == Some(&input));
+            if let Some(unit) = library.next() {
+                // What the build has made of other languages is in the library of a crate.
+                let call = &record.calls[unit.call];
+                for library in static_libraries(&call.arguments) {
+                    let members = archives.get(&absolute(&call.directory, &library));
+                    objects.extend(members.into_iter().flat_map(&present));
+                }
+            } else if let Some(members) = archives.get(&input) {
+                objects.extend(present(members));
             } else if host.is_file() {
                 objects.push(host);
             } else if let Some(unit) = temporary.next() {
@@ -179,6 +206,7 @@ pub(crate) fn programs(
                 file,
                 objects,
                 stripped: link.stripped,
+                collected: link.collected,
             };
             programs.insert(output, (number, program));
         }

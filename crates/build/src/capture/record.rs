@@ -14,6 +14,7 @@ use livegraft_observe::{Pid, Process, Watcher};
 use serde::{Deserialize, Serialize};
 
 use super::arguments::{expand, is_compiler, is_launcher, launched};
+use super::rustc::is_rustc;
 
 /// Paths need not be UTF-8.
 pub(crate) mod path {
@@ -59,10 +60,14 @@ pub(crate) struct Link {
     pub(crate) archive: bool,
     /// It has left out the symbol table.
     pub(crate) stripped: bool,
+    /// It has left out what nothing refers to (`--gc-sections`), and has symbols for all that it has not left out.
+    pub(crate) collected: bool,
     /// It has ended well.
     pub(crate) success: bool,
     /// Name of a copy that was made before strip or another tool changed it.
     pub(crate) kept: Option<String>,
+    /// Names of copies of the inputs that rustc made for this link, and removes after it.
+    pub(crate) temporaries: Vec<String>,
 }
 
 /// A program that was executed to compile or link: where another stands there later, another would compile.
@@ -104,8 +109,10 @@ pub(crate) struct Recorder<'a> {
     pub(crate) record: Record,
     known: HashMap<Vec<OsString>, usize>,
     open: HashMap<Pid, Open>,
-    /// Where to copy linked files that are about to change, if anybody will want them.
-    keep: Option<PathBuf>,
+    /// Where to copy what will be gone.
+    keep: PathBuf,
+    /// Linked files that are about to change will be wanted.
+    keeps_linked: bool,
     /// Told of each compiler call: how many there are.
     progress: &'a mut (dyn FnMut(usize) + Send),
 }
@@ -146,14 +153,15 @@ fn is_one_of(program: &OsStr, tools: &[&str]) -> bool {
 impl<'a> Recorder<'a> {
     pub(crate) fn new(
         keep: PathBuf,
-        keeps: bool,
+        keeps_linked: bool,
         progress: &'a mut (dyn FnMut(usize) + Send),
     ) -> Self {
         Self {
             record: Record::default(),
             known: HashMap::new(),
             open: HashMap::new(),
-            keep: keeps.then_some(keep),
+            keep,
+            keeps_linked,
             progress,
         }
     }
@@ -216,9 +224,16 @@ impl<'a> Recorder<'a> {
         let Some((output, inputs)) = found else {
             return;
         };
-        self.open
-            .insert(process.pid, Open::Linker(self.record.links.len()));
-        self.record.links.push(Link {
+        // A wrapper that becomes the linker is one with it.
+        let number = match self.open.get(&process.pid) {
+            Some(Open::Linker(number)) => *number,
+            _ => self.record.links.len(),
+        };
+        let has = |names: &[&str]| arguments.iter().any(|a| names.iter().any(|name| a == name));
+        let stripped = has(&["-s", "--strip-all"]);
+        let temporaries = self.temporaries(process, driver, number, &inputs);
+        self.open.insert(process.pid, Open::Linker(number));
+        let link = Link {
             output: directory.join(output),
             inputs: inputs
                 .iter()
@@ -226,17 +241,58 @@ impl<'a> Recorder<'a> {
                 .collect(),
             driver,
             archive,
-            stripped: arguments.iter().any(|a| a == "-s" || a == "--strip-all"),
+            stripped,
+            collected: has(&["--gc-sections"])
+                && !stripped
+                && !has(&["-x", "--discard-all", "--no-gc-sections"])
+                && !arguments
+                    .iter()
+                    .any(|a| a.as_bytes().starts_with(b"--retain-symbols-file")),
             success: false,
             kept: None,
+            temporaries,
+        };
+        match self.record.links.get_mut(number) {
+            Some(known) => *known = link,
+            None => self.record.links.push(link),
+        }
+    }
+
+    /// Copies the objects that rustc gives to a linker and then removes. The linker waits meanwhile.
+    fn temporaries(
+        &self,
+        process: &Process,
+        driver: Option<usize>,
+        number: usize,
+        inputs: &[PathBuf],
+    ) -> Vec<String> {
+        let call = driver.and_then(|driver| self.record.calls.get(driver));
+        if !call.is_some_and(|call| is_rustc(&call.arguments[0])) {
+            return Vec::new();
+        }
+        let objects = inputs.iter().filter(|input| {
+            let name = input.file_name().unwrap_or_default().as_bytes();
+            name.ends_with(b".rcgu.o")
         });
+        let mut kept = Vec::new();
+        for object in objects {
+            let name = format!("{number}-{}.rcgu.o", kept.len());
+            let copied = fs::create_dir_all(&self.keep)
+                .and_then(|()| fs::copy(process.reach(object), self.keep.join(&name)));
+            // What is missing is missed by whoever needs it.
+            if copied.is_ok() {
+                kept.push(name);
+            }
+        }
+        kept
     }
 
     /// Copies what a tool is about to change, if a linker has made it. The tool waits meanwhile.
     fn changer(&mut self, process: &Process, arguments: &[OsString]) {
-        let Some(keep) = self.keep.clone() else {
+        if !self.keeps_linked {
             return;
-        };
+        }
+        let keep = self.keep.clone();
         let same = |a: &fs::Metadata, b: &fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
         for argument in &arguments[1..] {
             let file = process.reach(Path::new(argument));

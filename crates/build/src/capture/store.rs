@@ -3,9 +3,9 @@
 //! ```text
 //! KEY/lock        held while somebody works here; its time is when somebody did last
 //! KEY/original/N  the copies of the user's directories, built; N is 0 for the source, then those of --build-dir
-//! KEY/kept/       linked programs, as they were before strip
+//! KEY/kept/       linked programs, as they were before strip; objects that were temporary files
 //! KEY/record      what was seen; written last, so that a directory without it is what a kill has left
-//! KEY/patched/N, KEY/objects, KEY/tmp, KEY/here, KEY/log    as long as somebody works here
+//! KEY/patched/N, KEY/kept.patched, KEY/objects, KEY/tmp, KEY/here, KEY/log    as long as somebody works here
 //! ```
 //!
 //! Beside the one that is worked on, those that were used last are kept, within [`Bounds`].
@@ -29,11 +29,11 @@ use super::record::{Record, Stamp};
 use super::site::Unwatched;
 
 /// Changes with the form of what is stored.
-const FORMAT: &[u8] = b"livegraft build 1";
+const FORMAT: &[u8] = b"livegraft build 2";
 /// The length of a key, in hexadecimal digits.
 const KEY: usize = 20;
 /// What is gone when nobody works.
-const PASSING: &[&str] = &["patched", "objects", "tmp", "here", "log"];
+const PASSING: &[&str] = &["patched", "kept.patched", "objects", "tmp", "here", "log"];
 /// Variables that say who builds and from where, not what.
 const VOLATILE: &[&str] = &[
     "_",

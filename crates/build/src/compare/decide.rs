@@ -33,6 +33,8 @@ pub(super) struct Decided {
 pub(super) struct State<'p, 'm, 'a> {
     pub pair: &'p Pair<'m, 'a>,
     pub unclear: &'p [Unclear],
+    /// Items of the patched object that the original has and the target lacks.
+    pub absent: BTreeSet<usize>,
     pub changed: BTreeMap<usize, BTreeSet<Why>>,
     pub new: BTreeSet<usize>,
     /// Of those that are new what there is to say.
@@ -43,16 +45,20 @@ pub(super) struct State<'p, 'm, 'a> {
 pub(super) fn decide(
     old: &Module<'_>,
     new: &Module<'_>,
+    described: [&Module<'_>; 2],
+    absent: &BTreeSet<(String, Option<String>)>,
     options: &Options,
     texts: &dyn Texts,
 ) -> Result<Decided, Error> {
     let mut pair = Pair::new(old, new);
     let unclear = correlate(&mut pair);
+    let absent = pair.untie(absent);
     let pair = pair;
     let frames = [Frames::new(old), Frames::new(new)];
     let mut state = State {
         pair: &pair,
         unclear: &unclear,
+        absent,
         changed: BTreeMap::new(),
         new: BTreeSet::new(),
         new_why: BTreeMap::new(),
@@ -83,7 +89,7 @@ pub(super) fn decide(
         .filter(|&f| new.item(f).is_some_and(|i| part_owner(new, i).is_none()))
         .collect();
     let data = state.data(&plan);
-    let (refusals, allowed) = refuse::refuse(&state, &plan, &split, options);
+    let (refusals, allowed) = refuse::refuse(&state, described, &plan, &split, options);
     Ok(Decided {
         functions: state.functions(&reasons, texts),
         data,
@@ -116,7 +122,9 @@ impl State<'_, '_, '_> {
         let mut candidates = Vec::new();
         for (number, _) in pair.new.functions() {
             let Some(old) = pair.old_of(number) else {
-                self.new.insert(number);
+                if !self.absent.contains(&number) {
+                    self.new.insert(number);
+                }
                 continue;
             };
             match code::compare(pair, old, number) {
@@ -157,7 +165,8 @@ impl State<'_, '_, '_> {
         differs: &mut HashMap<usize, (u64, u64)>,
     ) -> (Vec<(usize, usize)>, Vec<String>) {
         let (mut merged, mut split) = (Vec::new(), Vec::new());
-        for found in regrouped(self.pair) {
+        let found = regrouped(self.pair).into_iter();
+        for found in found.filter(|found| !self.absent.contains(&found.new)) {
             let verdict = code::compare(self.pair, found.old, found.new);
             let at = match verdict {
                 Verdict::Differs(a, b) => Some((a, b)),
@@ -325,6 +334,7 @@ impl State<'_, '_, '_> {
         {
             let old = pair.old_item_of(number);
             let status = match old {
+                None if self.absent.contains(&number) && !plan.items.contains(&number) => continue,
                 None => Status::New,
                 Some(old) if !pair.same_value(old, item) => Status::Changed,
                 Some(_) => continue,

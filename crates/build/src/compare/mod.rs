@@ -34,8 +34,11 @@ pub use texts::{NoTexts, Texts};
 
 use difference::Differences;
 use livegraft_patchfile::changes::{Change, Source};
+use livegraft_patchfile::elf::SymPlace;
 use module::Module;
+use object::elf;
 use pair::Pair;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
@@ -251,6 +254,17 @@ impl Comparison<'_> {
         Path::new(file.map_or("", |s| s.name.as_str()))
     }
 
+    /// The names that the original defines for other objects too.
+    #[must_use]
+    pub fn defined(&self) -> BTreeSet<&str> {
+        let symbols = self.original.image.symbols.iter();
+        let defined = symbols.filter(|s| {
+            let place = matches!(s.place, SymPlace::Section(_) | SymPlace::Common);
+            place && s.bind != elf::STB_LOCAL.0
+        });
+        defined.map(|s| s.name.as_str()).collect()
+    }
+
     /// Whether the code differs: whether there is anything to make a patch of.
     pub fn changes_code(&self) -> bool {
         let unchanged = |f: &Function| matches!(f.status, Status::Unchanged | Status::Removed);
@@ -267,22 +281,52 @@ pub fn compare<'a>(
     patched: &'a [u8],
     options: &Options,
 ) -> Result<Comparison<'a>, Error> {
-    compare_with(original, patched, options, &NoTexts)
+    compare_with(original, patched, &Context::default(), options, &NoTexts)
 }
 
-/// Compares two objects of one source file. The text of the source tells more of the reasons, and changes nothing else.
+/// What is known beyond two objects.
+#[derive(Debug, Clone, Default)]
+pub struct Context<'c> {
+    /// Two other objects, of the original and of the patched source, that have debug information.
+    pub described: Option<[&'c [u8]; 2]>,
+    /// Functions and variables of the original that the target does not contain, since the linker has removed them: name,
+    /// and source file of a static one. Such a function needs no new version, and comes along where one refers to it.
+    pub absent: BTreeSet<(String, Option<String>)>,
+}
+
+/// Compares two objects of one source file, where more is known. The text of the source tells more of the reasons, and
+/// changes nothing else.
 ///
 /// # Errors
 /// If an object can't be read, or was compiled in a way that can't be compared.
 pub fn compare_with<'a>(
     original: &'a [u8],
     patched: &'a [u8],
+    context: &Context<'_>,
     options: &Options,
     texts: &dyn Texts,
 ) -> Result<Comparison<'a>, Error> {
     let original = Module::read(original, Side::Original)?;
     let patched = Module::read(patched, Side::Patched)?;
-    let decided = decide::decide(&original, &patched, options, texts)?;
+    let described = match context.described {
+        Some([a, b]) => Some([
+            Module::read(a, Side::Original)?,
+            Module::read(b, Side::Patched)?,
+        ]),
+        None => None,
+    };
+    let described = match &described {
+        Some([a, b]) => [a, b],
+        None => [&original, &patched],
+    };
+    let decided = decide::decide(
+        &original,
+        &patched,
+        described,
+        &context.absent,
+        options,
+        texts,
+    )?;
     Ok(Comparison {
         functions: decided.functions,
         data: decided.data,

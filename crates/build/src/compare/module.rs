@@ -158,7 +158,7 @@ impl<'a> Module<'a> {
             };
             let holder = section.and_then(|s| self.image.sections.get(s));
             // Labels that an assembler usually leaves out name nothing.
-            if symbol.name.starts_with(".L") {
+            if symbol.name.starts_with(".L") || names::is_unnamed(&symbol.name) {
                 continue;
             }
             if holder.is_some_and(|s| !s.is_alloc()) {

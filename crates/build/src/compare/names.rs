@@ -42,6 +42,33 @@ pub(super) fn is_numbered(name: &str) -> bool {
     name.rsplit('.').next().is_some_and(is_number) && name.contains('.')
 }
 
+/// Whether this is a constant without a name in the source that LLVM gave one, of a hash of all that is compiled with it, so
+/// that other codegen units of the crate can use it: `anon.HASH.N.llvm.HASH`.
+pub(super) fn is_unnamed(name: &str) -> bool {
+    name.strip_prefix("anon.").is_some_and(|rest| {
+        let hash = rest.split('.').next().unwrap_or_default();
+        hash.len() == 32 && hash.bytes().all(|b| b.is_ascii_hexdigit())
+    })
+}
+
+/// Whether this is the `main` of a program in Rust: `CRATE::main`.
+pub(super) fn is_rust_main(name: &str) -> bool {
+    // A part of a path: its length, and it.
+    fn behind_part(path: &str) -> Option<&str> {
+        let at = path.bytes().take_while(u8::is_ascii_digit).count();
+        let length: usize = path.get(..at)?.parse().ok()?;
+        path.get(at.checked_add(length)?..)
+    }
+    match name.strip_prefix("_ZN").and_then(behind_part) {
+        Some(rest) => rest.starts_with("4main17h"),
+        // _RNv, a crate with its hash, and the name.
+        None => name.strip_prefix("_RNvC").is_some_and(|rest| {
+            let rest = rest.strip_prefix('s').and_then(|r| r.split_once('_'));
+            rest.and_then(|(_, rest)| behind_part(rest)) == Some("4main")
+        }),
+    }
+}
+
 /// The function that a part was split off from, if a name is that of such a part. (`.part.N` is called like a function.)
 pub(super) fn owner_of_part(name: &str) -> Option<&str> {
     let (owner, rest) = name.rsplit_once(".cold")?;
@@ -81,6 +108,18 @@ mod tests {
         assert_eq!(owner_of_part("foo.cold.2"), Some("foo"));
         assert_eq!(owner_of_part("foo.coldest"), None);
         assert_eq!(owner_of_part(".cold"), None);
+        assert!(is_rust_main("_ZN3app4main17h6c863ac80be5c973E"));
+        assert!(is_rust_main("_RNvCsgEmfK2I1SDS_3app4main"));
+        for name in [
+            "main",
+            "_ZN3app3two4main17h6c863ac80be5c973E",
+            "_ZN3app5maine",
+            "_ZN9",
+        ] {
+            assert!(!is_rust_main(name), "{name}");
+        }
+        let promoted = "anon.46f8090bebfe3d7618b5670d1d3893d8.2.llvm.7288464450813666196";
+        assert!(is_unnamed(promoted) && !is_unnamed("anon.4") && !is_unnamed("count.3"));
         assert!(is_numbered("count.3") && !is_numbered("count") && !is_numbered("foo.cold"));
     }
 }

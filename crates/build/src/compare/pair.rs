@@ -1,7 +1,7 @@
 //! Whether two references mean the same: the same symbol, or content that is the same.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use livegraft_patchfile::elf::Sec;
 use object::elf;
@@ -106,6 +106,25 @@ impl<'m, 'a> Pair<'m, 'a> {
     /// The counterpart of an item of the original.
     pub fn new_of(&self, old: usize) -> Option<usize> {
         self.forward.get(old).copied().flatten()
+    }
+
+    /// Takes apart what only the objects have: gives the items of the patched one whose counterparts are not in the target,
+    /// by name and source file.
+    pub fn untie(&mut self, absent: &BTreeSet<(String, Option<String>)>) -> BTreeSet<usize> {
+        let mut untied = BTreeSet::new();
+        for (number, item) in self.old.items.iter().enumerate() {
+            let file = self.old.file_of(item).map(str::to_owned);
+            let pair = self.forward.get_mut(number);
+            if absent.contains(&(item.name.clone(), file))
+                && let Some(new) = pair.and_then(Option::take)
+            {
+                if let Some(back) = self.backward.get_mut(new) {
+                    *back = None;
+                }
+                untied.insert(new);
+            }
+        }
+        untied
     }
 
     /// Whether the budget is used up: then what was found is worth nothing.

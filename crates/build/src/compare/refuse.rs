@@ -6,7 +6,7 @@ use std::fmt;
 use object::elf;
 
 use super::correlate::meant;
-use super::decide::State;
+use super::decide::{State, part_owner};
 use super::dwarf;
 use super::module::{Item, Kind, Meaning, Module, is_constant};
 use super::pair::{Range, is_private_constant};
@@ -86,6 +86,7 @@ impl RefusalKind {
 /// All refusals: those that stand, and those that the author has taken on.
 pub(super) fn refuse(
     state: &State<'_, '_, '_>,
+    described: [&Module<'_>; 2],
     plan: &Plan,
     split: &[String],
     options: &Options,
@@ -95,7 +96,7 @@ pub(super) fn refuse(
     found.functions(state);
     found.assembly(state);
     found.constructors(state);
-    found.structs(state);
+    found.structs(state, described);
     for name in split {
         let reason = format!(
             "`{name}` is another name of a function in the running program and a function of its own in the patched \
@@ -133,6 +134,7 @@ impl Found {
         {
             match pair.old_item_of(number) {
                 Some(old) => self.existing(state, old, item),
+                None if state.absent.contains(&number) && !plan.items.contains(&number) => {}
                 None => self.new_variable(state, plan, number, item),
             }
         }
@@ -248,11 +250,13 @@ impl Found {
                      that it chooses from"
                 );
                 self.add(RefusalKind::Ifunc, name, reason);
-            } else if name == "main" {
-                let reason = "`main` runs once and stays on the stack until the program ends, so that its new version \
-                    would never run; move the change to a function that it calls, or allow it with --allow main";
-                self.add(RefusalKind::NeverReturns, name, reason.to_owned());
-            } else if loops_for_ever(pair.old, old) {
+            } else if name == "main" || names::is_rust_main(name) {
+                let reason = format!(
+                    "`{name}` runs once and stays on the stack until the program ends, so that its new version would never \
+                     run; move the change to a function that it calls, or allow it with --allow {name}"
+                );
+                self.add(RefusalKind::NeverReturns, name, reason);
+            } else if part_owner(pair.new, item).is_none() && loops_for_ever(pair.old, old) {
                 let reason = format!(
                     "`{name}` never returns, so that a task in it never leaves the old version; move the change to a \
                      function that it calls, or allow it with --allow {name}"
@@ -326,20 +330,25 @@ impl Found {
         }
     }
 
-    fn structs(&mut self, state: &State<'_, '_, '_>) {
+    fn structs(&mut self, state: &State<'_, '_, '_>, described: [&Module<'_>; 2]) {
         if state.changed.is_empty() && state.new.is_empty() {
             return;
         }
-        let (Some(old), Some(new)) = (Structs::read(state.pair.old), Structs::read(state.pair.new))
-        else {
+        let [old, new] = described.map(Structs::read);
+        let (Some(old), Some(new)) = (old, new) else {
             return;
         };
         for changed in Structs::changed(&old, &new) {
             let name = &changed.name;
+            let what = &changed.what;
+            let (kind, has) = if changed.is_table {
+                ("the virtual table of `", "that lead to it")
+            } else {
+                ("`struct ", "of it that live on")
+            };
             let reason = format!(
-                "`struct {name}` changed ({}), and objects of it that live on have the old layout; keep the layout, or \
-                 allow it with --allow {name} if none does",
-                changed.what
+                "{kind}{name}` changed ({what}), and objects {has} have the old layout; keep the layout, or allow it with \
+                 --allow '{name}' if none does"
             );
             self.add(RefusalKind::Struct, name, reason);
         }

@@ -25,7 +25,10 @@ pub(super) fn loops_for_ever(module: &Module<'_>, item: usize) -> bool {
                 if is_near_branch(ins) =>
             {
                 match leads(module, &code, step) {
-                    Some(to) => calls_in_loop |= to <= step && has_call(&code, to, step),
+                    Some(to) => {
+                        calls_in_loop |=
+                            to <= step && !ends(module, &code, to) && has_call(&code, to, step);
+                    }
                     None => return false,
                 }
             }
@@ -69,6 +72,31 @@ fn through_table(module: &Module<'_>, code: &Code, step: usize) -> bool {
             };
             module.section(section).is_some_and(is_plain_constant)
         })
+}
+
+/// What a handler of exceptions ends with, often one for several: it leads out of the function.
+const ENDS: &[&str] = &["_Unwind_Resume", "__cxa_throw", "__cxa_rethrow"];
+
+/// Whether the code from a step on calls such a thing before it branches.
+fn ends(module: &Module<'_>, code: &Code, from: usize) -> bool {
+    let steps = code.steps.get(from..).unwrap_or(&[]);
+    for here in steps {
+        match here.ins.flow_control() {
+            FlowControl::Next => {}
+            FlowControl::Call | FlowControl::IndirectCall => {
+                let fields = code.fields(module, here);
+                let meaning = fields.and_then(|fields| fields.first().map(|f| f.meaning));
+                if let Some(Meaning::Extern(symbol, _)) = meaning {
+                    let symbol = module.image.symbols.get(symbol);
+                    if symbol.is_some_and(|s| ENDS.contains(&s.name.as_str())) {
+                        return true;
+                    }
+                }
+            }
+            _ => return false,
+        }
+    }
+    false
 }
 
 fn has_call(code: &Code, from: usize, to: usize) -> bool {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use gimli::{AttributeValue, Dwarf, Unit};
 
 use super::dwarf::{Entry, Sections, Slice, name, units};
-use super::module::Module;
+use super::module::{Meaning, Module};
 
 /// More entries than that are taken for damage.
 const MOST: usize = 1 << 22;
@@ -25,12 +25,16 @@ pub(super) struct Struct {
 pub(super) struct Structs {
     defined: BTreeMap<String, Vec<Struct>>,
     live: BTreeSet<String>,
+    /// Rust's virtual tables by their names: which function is where.
+    tables: BTreeMap<String, Vec<(u64, String)>>,
 }
 
 /// What a struct is no more.
 pub(super) struct Changed {
     pub name: String,
     pub what: String,
+    /// It is a virtual table of Rust.
+    pub is_table: bool,
 }
 
 /// An entry that describes a type.
@@ -43,6 +47,8 @@ struct Raw {
     count: Option<u64>,
     members: Vec<Member>,
     declaration: bool,
+    /// What a generic type was made for (Rust).
+    parameters: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -60,13 +66,18 @@ impl Structs {
         let mut structs = Structs::default();
         let mut total = 0;
         for unit in units(&dwarf) {
-            let (types, roots) = collect(&dwarf, &unit, &mut total)?;
-            structs.add(&types, roots);
+            let found = collect(&dwarf, &unit, &mut total)?;
+            for (name, at, size) in &found.tables {
+                let slots = slots(module, *at, *size);
+                structs.tables.entry(name.clone()).or_insert(slots);
+            }
+            structs.add(&found.types, found.roots, found.is_rust);
         }
         Some(structs)
     }
 
-    fn add(&mut self, types: &HashMap<usize, Raw>, roots: Vec<usize>) {
+    fn add(&mut self, types: &HashMap<usize, Raw>, roots: Vec<usize>, is_rust: bool) {
+        let is_struct = |tag: u16| is_struct(tag) || is_rust && tag == ENUMERATION;
         let named = typedefs(types);
         let name_of = |offset: &usize, raw: &Raw| name_of(&named, *offset, raw);
         for (offset, raw) in types
@@ -86,23 +97,36 @@ impl Structs {
                 list.push(found);
             }
         }
-        // What a static variable is, or a pointer points to, may outlive the call that made it.
-        let mut work = roots;
+        // What a static variable is, or a pointer points to, may outlive the call that made it. What holds a closure of Rust
+        // does where it is static or behind a virtual table: pointers to the others are those of iterators.
+        let holds_closure = |offset: &usize| {
+            let name = types.get(offset).and_then(|t| t.name.as_ref());
+            name.is_some_and(|name| name.contains("{closure_env#"))
+        };
         let pointers = types
             .values()
             .filter(|t| is_pointer(t.tag))
             .filter_map(|t| t.to);
-        work.extend(pointers);
-        let mut seen = BTreeSet::new();
-        while let Some(offset) = work.pop() {
-            let Some(raw) = types.get(&offset).filter(|_| seen.insert(offset)) else {
-                continue;
-            };
-            if is_struct(raw.tag) {
-                self.live.extend(name_of(&offset, raw));
-                work.extend(raw.members.iter().filter_map(|m| m.to));
-            } else {
-                work.extend(raw.to);
+        let parameters = types.values().flat_map(|t| &t.parameters).copied();
+        let reached = pointers.chain(parameters);
+        let reached: Vec<usize> = reached
+            .filter(|to| !is_rust || !holds_closure(to))
+            .collect();
+        for (mut work, all) in [(roots, true), (reached, !is_rust)] {
+            let mut seen = BTreeSet::new();
+            while let Some(offset) = work.pop() {
+                if !all && holds_closure(&offset) {
+                    continue;
+                }
+                let Some(raw) = types.get(&offset).filter(|_| seen.insert(offset)) else {
+                    continue;
+                };
+                if is_struct(raw.tag) {
+                    self.live.extend(name_of(&offset, raw));
+                    work.extend(raw.members.iter().filter_map(|m| m.to));
+                } else {
+                    work.extend(raw.to);
+                }
             }
         }
     }
@@ -117,7 +141,7 @@ impl Structs {
         if structs.is_empty() {
             return Some(leading);
         }
-        let (types, _) = collect(dwarf, unit, &mut 0)?;
+        let types = collect(dwarf, unit, &mut 0)?.types;
         let named = typedefs(&types);
         let mut users: HashMap<usize, Vec<usize>> = HashMap::new();
         for (&from, raw) in &types {
@@ -169,7 +193,20 @@ impl Structs {
             changed.push(Changed {
                 name: name.clone(),
                 what,
+                is_table: false,
             });
+        }
+        for (name, before) in &old.tables {
+            if let Some(after) = new.tables.get(name)
+                && after != before
+            {
+                let name = name.strip_suffix(">::{vtable}").unwrap_or(name);
+                changed.push(Changed {
+                    name: name.trim_start_matches('<').to_owned(),
+                    what: "it leads to other functions, or in another order".to_owned(),
+                    is_table: true,
+                });
+            }
         }
         changed
     }
@@ -190,6 +227,24 @@ fn typedefs(types: &HashMap<usize, Raw>) -> HashMap<usize, &String> {
 fn name_of(typedefs: &HashMap<usize, &String>, offset: usize, raw: &Raw) -> Option<String> {
     let typedef = typedefs.get(&offset).map(|n| (*n).clone());
     raw.name.clone().or(typedef)
+}
+
+/// The functions of a virtual table by their places in it.
+fn slots(module: &Module<'_>, at: u64, size: u64) -> Vec<(u64, String)> {
+    let (section, start) = ((at >> 32) as usize, at & 0xffff_ffff);
+    let relas = module.relas(section, start, start.saturating_add(size));
+    let slot = |rela: &livegraft_patchfile::elf::Rela| {
+        let name = match module.meaning(rela.symbol, rela.addend) {
+            Meaning::Item(item, 0) => module.item(item).map(|i| i.key.clone()),
+            Meaning::Extern(symbol, _) => {
+                let symbol = module.image.symbols.get(symbol);
+                symbol.map(|s| super::names::key(&s.name))
+            }
+            _ => None,
+        };
+        (rela.offset.wrapping_sub(start), name.unwrap_or_default())
+    };
+    relas.iter().map(slot).collect()
 }
 
 fn difference(old: &Struct, new: &Struct) -> String {
@@ -260,7 +315,28 @@ fn spell(types: &HashMap<usize, Raw>, to: Option<usize>, depth: usize) -> String
     }
 }
 
-type Collected = (HashMap<usize, Raw>, Vec<usize>);
+const ENUMERATION: u16 = gimli::DW_TAG_enumeration_type.0;
+
+/// What a unit describes.
+struct Collected {
+    types: HashMap<usize, Raw>,
+    /// The types of static variables, and of what virtual tables of Rust are for.
+    roots: Vec<usize>,
+    /// Rust's virtual tables: name, address, size.
+    tables: Vec<(String, u64, u64)>,
+    is_rust: bool,
+}
+
+/// What an entry lies in.
+struct Around {
+    depth: isize,
+    /// The type.
+    of: Option<usize>,
+    /// What comes before the names of what lies in it.
+    scope: String,
+    /// The same for members: of which variant they are.
+    variant: String,
+}
 
 /// The types of a unit, and those of its static variables.
 fn collect<'d>(
@@ -272,8 +348,9 @@ fn collect<'d>(
     let mut roots = Vec::new();
     let mut entry = Entry::null();
     let mut entries = unit.entries_raw(None).ok()?;
-    // The types that the entry lies in.
-    let mut around: Vec<(isize, usize)> = Vec::new();
+    let mut tables: Vec<(String, u64, usize)> = Vec::new();
+    let mut is_rust = false;
+    let mut around: Vec<Around> = Vec::new();
     while !entries.is_empty() {
         *total = total.saturating_add(1);
         if *total > MOST {
@@ -283,7 +360,7 @@ fn collect<'d>(
             continue;
         }
         let depth = entry.depth();
-        while around.last().is_some_and(|a| a.0 >= depth) {
+        while around.last().is_some_and(|a| a.depth >= depth) {
             around.pop();
         }
         let offset = entry.offset().0;
@@ -291,10 +368,12 @@ fn collect<'d>(
             Some(AttributeValue::UnitRef(to)) => Some(to.0),
             _ => None,
         };
-        let parent = around
-            .last()
-            .filter(|a| a.0.checked_add(1) == Some(depth))
-            .map(|a| a.1);
+        let outer = around.last();
+        let parent = outer
+            .filter(|a| a.depth.checked_add(1) == Some(depth))
+            .and_then(|a| a.of);
+        let scope = outer.map_or(String::new(), |a| a.scope.clone());
+        let variant = outer.map_or(String::new(), |a| a.variant.clone());
         let number = |at| {
             entry
                 .attr_value(at)
@@ -309,8 +388,9 @@ fn collect<'d>(
                     let bytes = number(gimli::DW_AT_data_member_location).unwrap_or(0);
                     let bits =
                         number(gimli::DW_AT_data_bit_offset).or(number(gimli::DW_AT_bit_offset));
+                    let name = name(dwarf, unit, &entry).unwrap_or_default();
                     parent.members.push(Member {
-                        name: name(dwarf, unit, &entry).unwrap_or_default(),
+                        name: format!("{variant}{name}"),
                         bits: bytes.saturating_mul(8).saturating_add(bits.unwrap_or(0)),
                         to,
                     });
@@ -325,10 +405,68 @@ fn collect<'d>(
                 }
                 continue;
             }
+            gimli::DW_TAG_compile_unit => {
+                is_rust = entry.attr_value(gimli::DW_AT_language)
+                    == Some(AttributeValue::Language(gimli::DW_LANG_Rust));
+                continue;
+            }
+            gimli::DW_TAG_namespace => {
+                let name = name(dwarf, unit, &entry);
+                let name = name.unwrap_or_else(|| "(anonymous namespace)".to_owned());
+                let scope = format!("{scope}{name}::");
+                // Deeper than that no source is nested.
+                let (of, variant) = (None, String::new());
+                around.push(Around {
+                    depth,
+                    of,
+                    scope,
+                    variant,
+                });
+                continue;
+            }
+            // What Rust's enums may be: each variant has members of its own.
+            gimli::DW_TAG_variant_part | gimli::DW_TAG_variant => {
+                let is_variant = entry.tag() == gimli::DW_TAG_variant;
+                let variant = match number(gimli::DW_AT_discr_value).filter(|_| is_variant) {
+                    Some(value) => format!("{value}:"),
+                    None => variant,
+                };
+                around.push(Around {
+                    depth,
+                    of: parent,
+                    scope,
+                    variant,
+                });
+                continue;
+            }
+            gimli::DW_TAG_enumerator if is_rust => {
+                if let Some(parent) = parent.and_then(|p| types.get_mut(&p)) {
+                    parent.members.push(Member {
+                        name: name(dwarf, unit, &entry).unwrap_or_default(),
+                        bits: number(gimli::DW_AT_const_value).unwrap_or(0),
+                        to: None,
+                    });
+                }
+                continue;
+            }
+            gimli::DW_TAG_template_type_parameter if is_rust => {
+                if let (Some(to), Some(parent)) = (to, parent.and_then(|p| types.get_mut(&p))) {
+                    parent.parameters.push(to);
+                }
+                continue;
+            }
             gimli::DW_TAG_variable => {
                 let addresses = [Some(&gimli::DW_OP_addr.0), Some(&gimli::DW_OP_addrx.0)];
                 let at_address = match entry.attr_value(gimli::DW_AT_location) {
-                    Some(AttributeValue::Exprloc(e)) => addresses.contains(&e.0.slice().first()),
+                    Some(AttributeValue::Exprloc(e)) => {
+                        let at = e.0.slice().get(1..9).and_then(|b| b.first_chunk());
+                        let name = name(dwarf, unit, &entry);
+                        let name = name.filter(|name| is_rust && name.ends_with("{vtable}"));
+                        if let (Some(name), Some(at), Some(to)) = (name, at, to) {
+                            tables.push((name, u64::from_le_bytes(*at), to));
+                        }
+                        addresses.contains(&e.0.slice().first())
+                    }
                     _ => false,
                 };
                 if at_address || entry.attr_value(gimli::DW_AT_external).is_some() {
@@ -352,19 +490,44 @@ fn collect<'d>(
         let tag = entry.tag();
         if is_struct(tag.0) || is_pointer(tag.0) || kinds.contains(&tag) {
             let flag = AttributeValue::Flag(true);
+            if let Some(AttributeValue::UnitRef(of)) =
+                entry.attr_value(gimli::DW_AT_containing_type)
+                && is_rust
+            {
+                roots.push(of.0);
+            }
+            let own = name(dwarf, unit, &entry);
+            let within = own
+                .as_ref()
+                .map_or(scope.clone(), |n| format!("{scope}{n}::"));
             types.insert(
                 offset,
                 Raw {
                     tag: tag.0,
-                    name: name(dwarf, unit, &entry),
+                    name: own.map(|own| format!("{scope}{own}")),
                     size: number(gimli::DW_AT_byte_size),
                     to,
                     declaration: entry.attr_value(gimli::DW_AT_declaration) == Some(flag),
                     ..Raw::default()
                 },
             );
-            around.push((depth, offset));
+            around.push(Around {
+                depth,
+                of: Some(offset),
+                scope: within,
+                variant: String::new(),
+            });
         }
     }
-    Some((types, roots))
+    let size = |to: &usize| types.get(to).and_then(|t| t.size).unwrap_or(0);
+    let tables = tables
+        .into_iter()
+        .map(|(name, at, to)| (name, at, size(&to)))
+        .collect();
+    Some(Collected {
+        types,
+        roots,
+        tables,
+        is_rust,
+    })
 }

@@ -5,6 +5,7 @@
 //! was built from the original source. [`crate::patch`] brings the proof.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use livegraft_patchfile::changes::{self, Change, Source, Status};
@@ -152,7 +153,12 @@ pub fn emit<E: From<Error>>(
     if replaced.len() != replaced_at.len() || locals.len() != locals_at.len() {
         return Err(Error::Malformed("its records did not come through the linker").into());
     }
-    let replaced: Vec<(Record, u64)> = replaced.into_iter().zip(replaced_at).collect();
+    let mut replaced: Vec<(Record, u64)> = replaced.into_iter().zip(replaced_at).collect();
+    // A function that several objects define (COMDAT) is one in the target: the first new version is as good as any.
+    let mut seen = BTreeSet::new();
+    replaced.retain(|(record, sympos)| {
+        record.file.is_some() || seen.insert((record.name.clone(), *sympos))
+    });
     let locals: Vec<(Record, u64)> = locals.into_iter().zip(locals_at).collect();
     add_structs(&mut image, &replaced, &locals, object);
     let said = image.section_named(changes::SECTION);

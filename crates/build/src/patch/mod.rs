@@ -1,17 +1,19 @@
 //! From an observed build to a patch file: compare what changed, prove what runs, name what the patch needs.
 
+mod differing;
 mod error;
 mod names;
 
 pub use error::Error;
 
 use crate::capture::{Capture, Pair, Program};
-use crate::compare::{self, Options, Status};
+use crate::compare::Options;
 use crate::emit::{self, Needs, Record};
 use crate::place::Share;
+use differing::{Both, Proofs, differing};
 use livegraft_patchfile::changes::Source;
 use livegraft_patchfile::{Input, Target, TargetElf, TargetSymbol};
-use names::{Proven, Table, agree, prove, table};
+use names::{Proven, Table, agree, table};
 use object::elf;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,7 @@ struct Bytes<'c> {
     pair: &'c Pair,
     original: Option<Vec<u8>>,
     patched: Option<Vec<u8>>,
+    described: Option<[Vec<u8>; 2]>,
 }
 
 /// One build of the target.
@@ -84,9 +87,14 @@ pub fn patch(capture: &Capture, targets: &[PathBuf], options: &Options) -> Resul
             pair,
             original: pair.original.as_deref().map(read).transpose()?,
             patched: pair.patched.as_deref().map(read).transpose()?,
+            described: match &pair.described {
+                Some([original, patched]) => Some([read(original)?, read(patched)?]),
+                None => None,
+            },
         });
     }
     let mut replaces = false;
+    let mut proofs = Proofs::default();
     let mut extracted: Vec<(&Pair, Vec<u8>)> = Vec::new();
     let mut whole: Vec<(&Path, &[u8])> = Vec::new();
     let mut uncalled = options.with_callers.clone();
@@ -98,25 +106,19 @@ pub fn patch(capture: &Capture, targets: &[PathBuf], options: &Options) -> Resul
             whole.push((&file.pair.source, patched));
             continue;
         };
-        let failed = |source| Error::Compare {
-            source_file: file.pair.source.clone(),
-            source,
+        let described = file.described.as_ref();
+        let both = Both {
+            pair: file.pair,
+            original,
+            patched,
+            described: described.map(|[original, patched]| [&**original, &**patched]),
         };
         let texts = capture.texts.of(file.pair.numbered);
-        let compared = compare::compare_with(original, patched, options, &texts);
-        let compared = compared.map_err(failed)?;
-        if let Some(refusal) = compared.refusals.first() {
-            return Err(Error::Refused {
-                source_file: file.pair.source.clone(),
-                refusal: Box::new(refusal.clone()),
-            });
-        }
-        uncalled.retain(|name| compared.uncalled.contains(name));
-        if compared.changes_code() {
-            let mut functions = compared.functions.iter();
-            replaces |= functions.any(|function| function.status == Status::Changed);
-            let extract = compare::extract_with(&compared, &file.pair.source, &texts);
-            extracted.push((file.pair, extract.map_err(failed)?));
+        let found = differing(&both, &aims, &mut proofs, (options, &texts))?;
+        uncalled.retain(|name| found.uncalled.contains(name));
+        if let Some(extract) = found.extract {
+            replaces |= found.replaces;
+            extracted.push((file.pair, extract));
         }
     }
     if let Some(name) = uncalled.first() {
@@ -130,7 +132,7 @@ pub fn patch(capture: &Capture, targets: &[PathBuf], options: &Options) -> Resul
             program: listed(aims.iter().map(|aim| aim.path.as_path())),
         });
     }
-    let (bytes, proofs) = assemble(&aims, &extracted, &whole)?;
+    let (bytes, proofs) = assemble(&aims, proofs.of(&aims)?, &extracted, &whole)?;
     let paths = aims.iter().map(|aim| aim.path.clone());
     Ok(Built {
         bytes,
@@ -232,8 +234,9 @@ fn aim(path: PathBuf, bytes: Vec<u8>, program: &Program, is_built: bool) -> Resu
 }
 
 /// Names everything that the objects need in each target, and packs them.
-fn assemble(
-    aims: &[Aim<'_>],
+fn assemble<'a>(
+    aims: &'a [Aim<'_>],
+    proven: &[Proven<'a>],
     extracted: &[(&Pair, Vec<u8>)],
     whole: &[(&Path, &[u8])],
 ) -> Result<(Vec<u8>, Vec<Proof>), Error> {
@@ -249,14 +252,13 @@ fn assemble(
         parts.push((pair, emit::needs(extract)?));
     }
     let (mut proofs, mut tables) = (Vec::new(), Vec::new());
-    for aim in aims {
-        let proven = prove(aim)?;
-        proofs.push(match &proven {
+    for (aim, proven) in aims.iter().zip(proven) {
+        proofs.push(match proven {
             Proven::Symbols(_) if aim.is_built => Proof::Built,
             Proven::Symbols(_) => Proof::Identical,
             Proven::Placed(placed) => Proof::Objects(placed.placement.share()),
         });
-        tables.push(table(aim, &proven, &parts)?);
+        tables.push(table(aim, proven, &parts)?);
     }
     agree(&mut tables);
     let object = match aims.first() {

@@ -3,7 +3,7 @@
 use super::{Aim, Error};
 use crate::capture::Pair;
 use crate::emit::{Needs, Record};
-use crate::place::{self, Located, Object, Placement, Symbols};
+use crate::place::{self, Located, Object, Placement, Refusal, Symbols};
 use livegraft_patchfile::elf::{Image, SymPlace};
 use livegraft_patchfile::{SymbolKind, TargetSymbol};
 use object::elf;
@@ -56,6 +56,39 @@ pub(super) fn prove<'a>(aim: &'a Aim<'_>) -> Result<Proven<'a>, Error> {
         objects: &aim.objects,
         definer,
     }))
+}
+
+/// Whether the linker has removed what a record means from the target, and it is certain.
+pub(super) fn lacks_record(
+    aim: &Aim<'_>,
+    proven: &Proven<'_>,
+    pair: &Pair,
+    record: &Record,
+) -> bool {
+    let absent = match proven {
+        Proven::Symbols(symbols) => {
+            let file = record.file.as_deref();
+            let fits = |symbol: &place::Symbol<'_>| file.is_none() || symbol.file == file;
+            !symbols.named(&record.name).any(fits)
+        }
+        Proven::Placed(placed) => match placed.record(aim, pair, record) {
+            Err(Error::Place { source, .. }) => matches!(*source, Refusal::Absent { .. }),
+            _ => false,
+        },
+    };
+    absent && aim.program.collected
+}
+
+/// The same of a global name.
+pub(super) fn lacks_name(aim: &Aim<'_>, proven: &Proven<'_>, name: &str) -> bool {
+    let absent = match proven {
+        Proven::Symbols(symbols) => symbols.named(name).next().is_none(),
+        Proven::Placed(placed) => placed.definer.get(name).is_some_and(|&object| {
+            let found = placed.placement.find(object, name);
+            matches!(found, Err(Refusal::Absent { .. }))
+        }),
+    };
+    absent && aim.program.collected
 }
 
 /// The symbols of one target that matter, by name, and which of them each record of an extract means.
@@ -249,13 +282,23 @@ impl Placed<'_> {
             .get(object)
             .map_or(&[][..], |(_, _, bytes)| bytes);
         let image = Image::read(bytes)?;
-        let symbols = image.symbols.iter().enumerate();
-        let fits = symbols.filter(|(_, symbol)| {
-            symbol.bind == elf::STB_LOCAL.0
+        // What was joined has a source file for each object, and static symbols follow theirs.
+        let (mut fits, mut file, mut files) = (Vec::new(), None, 0);
+        for (number, symbol) in image.symbols.iter().enumerate() {
+            if symbol.kind == elf::STT_FILE.0 {
+                file = Some(&symbol.name);
+                files += 1;
+            } else if symbol.bind == elf::STB_LOCAL.0
                 && symbol.name == record.name
                 && symbol.kind == record.kind
-        });
-        let fits: Vec<usize> = fits.map(|(number, _)| number).collect();
+            {
+                fits.push((number, file));
+            }
+        }
+        if files > 1 {
+            fits.retain(|(_, file)| *file == record.file.as_ref());
+        }
+        let fits: Vec<usize> = fits.into_iter().map(|(number, _)| number).collect();
         let number = match (fits.as_slice(), record.occurrence) {
             ([only], _) => Some(*only),
             (several, number) => {

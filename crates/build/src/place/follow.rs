@@ -109,7 +109,10 @@ impl System<'_, '_> {
             return Ok(());
         }
         let stub = match fact {
-            Fact::Address(at) => self.target.stub(at),
+            Fact::Address(at) => {
+                let is_possible = self.target.has_no_sections() || self.target.in_plt(at);
+                self.target.stub(at).filter(|_| is_possible)
+            }
             Fact::ThreadLocal(_) => None,
         };
         if stub == Some(symbol.name) {

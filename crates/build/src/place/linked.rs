@@ -304,21 +304,28 @@ impl<'a> Linked<'a> {
     /// Whether what nobody exports, and the dynamic loader may find by this name, can lie at an address: of a function
     /// only a stub for it can, which may be of a kind that is not understood, and not the copy of another variable.
     pub fn may_be(&self, name: &[u8], svma: u64) -> bool {
-        let in_plt = || {
-            self.sections.iter().any(|section| {
-                let name = self.sections.section_name(Le, section);
-                let into = svma.checked_sub(section.sh_addr(Le));
-                name.is_ok_and(|name| name.starts_with(b".plt"))
-                    && into.is_some_and(|into| into < section.sh_size(Le))
-            })
-        };
         let copy = self
             .dynamic_at(svma)
             .filter(|d| d.r_type == elf::R_X86_64_COPY);
         if let Some(copy) = copy {
             return self.name_of(copy) == Some(name);
         }
-        !self.imports.contains(name) || (svma.is_multiple_of(16) && in_plt())
+        !self.imports.contains(name) || (svma.is_multiple_of(16) && self.in_plt(svma))
+    }
+
+    /// Whether the section table is gone.
+    pub fn has_no_sections(&self) -> bool {
+        self.sections.is_empty()
+    }
+
+    /// Whether a stub for an import can lie at an address. A function of a library that is linked in may look like one.
+    pub fn in_plt(&self, svma: u64) -> bool {
+        self.sections.iter().any(|section| {
+            let name = self.sections.section_name(Le, section);
+            let into = svma.checked_sub(section.sh_addr(Le));
+            name.is_ok_and(|name| name.starts_with(b".plt"))
+                && into.is_some_and(|into| into < section.sh_size(Le))
+        })
     }
 
     /// What this file itself exports: name, address.

@@ -5,3 +5,4 @@ mod case;
 mod debian;
 mod interrupted;
 mod refusals;
+mod rust;

@@ -47,7 +47,7 @@ fn builds_that_fail() {
 fn builds_that_compile_nothing() {
     let refused = case("gcc -E a.c -o /dev/null; true").refused();
     assert!(
-        refused.starts_with("the build calls no C or C++ compiler"),
+        refused.starts_with("the build calls no compiler of C, C++ or Rust"),
         "{refused}"
     );
     let mut nothing = case("");
@@ -122,13 +122,13 @@ fn assembly_and_link_time_optimisation() {
     case.edit(&[("s.S", "ret", "nop\n\tret")]);
     assert_eq!(
         case.refused(),
-        "s.S is assembly and changes; only C and C++ can be compared"
+        "s.S is assembly and changes; only C, C++ and Rust can be compared"
     );
     let case = case.command("gcc -O2 -flto=auto -c a.c; gcc -c b.c");
     case.edit(&[("a.c", "x + 1", "x + 3")]);
     assert_eq!(
         case.refused(),
-        "a.c is compiled with -flto=auto: what runs is made when all is linked; build the program without it (-fno-lto), or compare by hand what the link-time compiler makes (docs/patches.md)"
+        "a.c is compiled with -flto=auto: what runs is made when all is linked; build the program without it (-fno-lto; for cargo, lto = \"off\"), or compare by hand what the link-time compiler makes (docs/patches.md)"
     );
     // What does not change is no hindrance.
     case.edit(&[("b.c", "x + 2", "x + 3")]);
