@@ -232,6 +232,15 @@ pub struct Uprobe(i32);
 impl Uprobe {
     /// Sets one at an offset of a file, for one process.
     pub fn set(file: &Path, offset: u64, pid: i32) -> io::Result<Self> {
+        Self::open(file, offset, pid, -1)
+    }
+
+    /// Sets one for every process that runs on a processor. (One that tasks inherit can make their `clone` fail.)
+    pub fn set_on(file: &Path, offset: u64, processor: i32) -> io::Result<Self> {
+        Self::open(file, offset, -1, processor)
+    }
+
+    fn open(file: &Path, offset: u64, pid: i32, processor: i32) -> io::Result<Self> {
         let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type")?;
         let kind: u32 = kind.trim().parse().map_err(io::Error::other)?;
         let path =
@@ -248,7 +257,7 @@ impl Uprobe {
                 libc::SYS_perf_event_open,
                 attributes.as_ptr(),
                 pid,
-                -1,
+                processor,
                 -1,
                 8_u64,
             )

@@ -7,7 +7,7 @@ const HEAD: &str = "# Real security fixes as patches
 `make cve` writes this page (`make cve ROWS=redis`, `ROWS=nginx/2024-7347` for a part; what was run with this livegraft is not run again).
 `tests/cve/pairs.tsv` lists security fixes that Debian 12 carries as files in debian/patches: B changes bodies only, F adds, removes or retypes functions, M changes a macro or enum, S a struct.
 The original is Debian's tree without that one fix, built with Debian's flags; `livegraft build` makes the patch of the fix and proves that it fits; the original runs under load while the patch is loaded, used and unloaded, after which its code is compared with its file.
-Libraries run in programs of ours (`tests/cve`). `moved in`: from the redirection to the last task, the longest of the program's processes.
+Libraries run in programs of ours (`tests/cve`). `moved in`: from the redirection to the last task, the longest of the program's processes. These are figures of single runs, on a machine with other work.
 
 ";
 
@@ -161,12 +161,13 @@ fn functions(report: &Report) -> String {
 
 /// One line that is no markup.
 fn escaped(text: &str) -> String {
-    const LONGEST: usize = 300;
+    const LONGEST: usize = 600;
     let mut plain = String::new();
     for c in text.chars().take(LONGEST) {
         match c {
             '|' => plain.push_str("\\|"),
             '<' => plain.push_str("&lt;"),
+            '`' => plain.push('\''),
             c if c.is_whitespace() => plain.push(' '),
             c if c.is_control() || c == char::REPLACEMENT_CHARACTER => plain.push('?'),
             c => plain.push(c),
