@@ -2,9 +2,10 @@
 
 use super::http::{Answer, field};
 use super::net::{Backend, Connection, free_port};
+use super::process::Process;
 use super::{Case, Clients, Expected, Package, Row, Seen, Service, h2, http};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// See the module.
@@ -51,7 +52,7 @@ impl Package for Haproxy {
 }
 
 struct Running {
-    child: Child,
+    process: Process,
     port: u16,
     /// HTTP/2 without TLS.
     port2: u16,
@@ -98,7 +99,7 @@ impl Running {
             .spawn()
             .map_err(|e| format!("{}: {e}", program.display()))?;
         let mut running = Self {
-            child,
+            process: Process::new(child),
             port,
             port2,
             clients: None,
@@ -171,11 +172,7 @@ fn over_http2(port: u16, length: &str, body: &str) -> Result<(), String> {
 
 impl Service for Running {
     fn pids(&self) -> Vec<i32> {
-        let master = self.child.id() as i32;
-        let path = format!("/proc/{master}/task/{master}/children");
-        let workers = std::fs::read_to_string(path).unwrap_or_default();
-        let workers = workers.split(' ').filter_map(|pid| pid.parse().ok());
-        std::iter::once(master).chain(workers).collect()
+        self.process.with_children()
     }
 
     fn exercise(&mut self) -> Result<(), String> {
@@ -229,18 +226,6 @@ impl Service for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.clients = None;
-        // The master ends its workers.
-        crate::kill(self.child.id() as i32, libc::SIGTERM);
-        let workers = self.pids().split_off(1);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if Instant::now() > deadline {
-                workers
-                    .iter()
-                    .for_each(|pid| crate::kill(*pid, libc::SIGKILL));
-                let _ = self.child.kill();
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.process.end_with_children();
     }
 }

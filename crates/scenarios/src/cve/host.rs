@@ -1,5 +1,6 @@
 //! A library in a program of ours (tests/cve/NAME.c), which answers requests: see tests/cve/host.h.
 
+use super::process::Process;
 use super::{Clients, Seen, Service};
 use crate::plan::root;
 use crate::servers::run;
@@ -9,8 +10,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// How long an answer may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -67,10 +68,11 @@ pub struct About {
 
 /// See the module.
 pub struct Host {
-    child: Child,
+    // Dropped before the server that they ask.
+    clients: Option<Clients>,
+    process: Process,
     port: u16,
     about: About,
-    clients: Option<Clients>,
 }
 
 struct Connection(BufReader<TcpStream>);
@@ -142,21 +144,21 @@ impl Host {
         dir: &Path,
     ) -> Result<Self, String> {
         let log = File::create(dir.join("log")).map_err(|e| e.to_string())?;
-        let child = program
+        let mut child = program
             .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
             .map_err(|e| format!("{program:?}: {e}"))?;
+        let said = child.stdout.take().ok_or("no output")?;
         let mut host = Self {
-            child,
+            process: Process::new(child),
             port: 0,
             about,
             clients: None,
         };
         let mut line = String::new();
-        let said = host.child.stdout.take().ok_or("no output")?;
         let read = BufReader::new(said).read_line(&mut line);
         read.map_err(|e| e.to_string())?;
         let port = line.trim_end().parse();
@@ -182,24 +184,18 @@ impl Host {
 
     /// How it has ended.
     fn end(&mut self) -> Option<String> {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Some(match status.signal() {
-                    Some(libc::SIGSEGV) => "SIGSEGV ends the process".to_owned(),
-                    Some(libc::SIGABRT) => "SIGABRT ends the process".to_owned(),
-                    _ => format!("the process ends: {status}"),
-                });
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        None
+        let status = self.process.ends_within(Duration::from_secs(5)).ok()??;
+        Some(match status.signal() {
+            Some(libc::SIGSEGV) => "SIGSEGV ends the process".to_owned(),
+            Some(libc::SIGABRT) => "SIGABRT ends the process".to_owned(),
+            _ => format!("the process ends: {status}"),
+        })
     }
 }
 
 impl Service for Host {
     fn pids(&self) -> Vec<i32> {
-        vec![self.child.id() as i32]
+        vec![self.process.pid()]
     }
 
     fn exercise(&mut self) -> Result<(), String> {
@@ -223,13 +219,5 @@ impl Service for Host {
 
     fn clients(&self) -> &Clients {
         self.clients.as_ref().unwrap_or_else(|| unreachable!())
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.clients = None;
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -18,6 +18,7 @@ mod memcached;
 mod net;
 mod nghttp2;
 mod nginx;
+mod process;
 mod redis;
 mod report;
 mod row;

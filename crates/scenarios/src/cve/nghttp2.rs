@@ -1,12 +1,13 @@
 //! libnghttp2, in a server of ours: `tests/cve/nghttp2.c`.
 
 use super::net::{Connection, free_port};
+use super::process::Process;
 use super::{Case, Clients, Expected, Package, Row, Seen, Service, h2};
 use crate::plan::root;
 use crate::servers::run;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// See the module.
@@ -45,9 +46,10 @@ impl Package for Nghttp2 {
 }
 
 struct Running {
-    child: Child,
-    port: u16,
+    // Dropped before the server that they ask.
     clients: Option<Clients>,
+    process: Process,
+    port: u16,
 }
 
 /// A client whose connection, and so its session in the library, stays.
@@ -105,7 +107,7 @@ impl Running {
             .spawn()
             .map_err(|e| format!("{}: {e}", program.display()))?;
         let mut running = Self {
-            child,
+            process: Process::new(child),
             port,
             clients: None,
         };
@@ -136,7 +138,7 @@ impl Running {
 
 impl Service for Running {
     fn pids(&self) -> Vec<i32> {
-        vec![self.child.id() as i32]
+        vec![self.process.pid()]
     }
 
     fn exercise(&mut self) -> Result<(), String> {
@@ -168,28 +170,16 @@ impl Service for Running {
                 kind => Err(format!("a frame of kind {kind}")),
             };
         }
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline {
-            let ended = self.child.try_wait().map_err(|e| e.to_string())?;
-            if let Some(signal) = ended.and_then(|status| status.signal()) {
-                return Ok(Seen::Misbehaves(format!(
-                    "the server dies of signal {signal}"
-                )));
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        let ended = self.process.ends_within(Duration::from_secs(5))?;
+        if let Some(signal) = ended.and_then(|status| status.signal()) {
+            return Ok(Seen::Misbehaves(format!(
+                "the server dies of signal {signal}"
+            )));
         }
         Err(format!("{next:?}"))
     }
 
     fn clients(&self) -> &Clients {
         self.clients.as_ref().unwrap_or_else(|| unreachable!())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.clients = None;
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -3,11 +3,12 @@
 mod upstream;
 mod wire;
 
+use super::process::Process;
 use super::{Case, Clients, Expected, Package, Row, Seen, Service, unique};
 use crate::inspect;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use upstream::{ADDRESS, ADDRESS6, FORGED, LONGER, NO_WINDOW, OTHER_NET, SHORT, Upstream};
 use wire::{A, AAAA, Answer, CNAME, MX, NXDOMAIN, SERVFAIL, socket};
@@ -108,11 +109,11 @@ impl Package for Dnsmasq {
 
 struct Running {
     fix: Fix,
-    child: Child,
     address: SocketAddr,
-    // Dropped before the servers that they ask.
+    // Each is dropped before what it asks.
     clients: Option<Clients>,
-    upstream: Upstream,
+    process: Process,
+    _upstream: Upstream,
 }
 
 /// So many bytes of addresses and no more.
@@ -200,10 +201,10 @@ impl Running {
             .map_err(|e| format!("{}: {e}", program.display()))?;
         let mut running = Self {
             fix,
-            child,
+            process: Process::new(child),
             address,
             clients: None,
-            upstream: Upstream::start(upstream),
+            _upstream: Upstream::start(upstream),
         };
         let deadline = Instant::now() + Duration::from_secs(20);
         while let Err(error) = resolve(address, "first.example", A, &ADDRESS) {
@@ -231,7 +232,7 @@ impl Running {
 
     /// The most memory that it ever had, bytes.
     fn most_memory(&self) -> u64 {
-        let status = inspect::status(&format!("/proc/{}/status", self.child.id()));
+        let status = inspect::status(&format!("/proc/{}/status", self.process.pid()));
         let kilobytes = status
             .get("VmHWM")
             .and_then(|most| most.strip_suffix(" kB"));
@@ -239,14 +240,13 @@ impl Running {
     }
 
     fn has_ended(&mut self) -> Result<bool, String> {
-        let ended = self.child.try_wait().map_err(|e| e.to_string())?;
-        Ok(ended.is_some())
+        Ok(self.process.ends_within(Duration::ZERO)?.is_some())
     }
 }
 
 impl Service for Running {
     fn pids(&self) -> Vec<i32> {
-        vec![self.child.id() as i32]
+        vec![self.process.pid()]
     }
 
     fn exercise(&mut self) -> Result<(), String> {
@@ -316,14 +316,5 @@ impl Service for Running {
 
     fn clients(&self) -> &Clients {
         self.clients.as_ref().unwrap_or_else(|| unreachable!())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.clients = None;
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = &self.upstream;
     }
 }

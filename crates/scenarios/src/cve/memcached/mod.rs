@@ -2,11 +2,12 @@
 
 mod client;
 
+use super::net::free_port;
+use super::process::Process;
 use super::{Case, Clients, Expected, Package, Row, Seen, Service};
 use client::Connection;
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// See the module.
@@ -80,14 +81,13 @@ struct Running {
 
 /// A memcached. Ended by its pid when dropped.
 struct Server {
-    child: Child,
+    process: Process,
     port: u16,
 }
 
 impl Server {
     fn start(program: &Path, dir: &Path, words: &[&str]) -> Result<Self, String> {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
-        let port = port.map_err(|e| e.to_string())?.port();
+        let port = free_port()?;
         let log = std::fs::File::create(dir.join(format!("log.{port}")));
         let child = Command::new(program)
             .args(["-l", "127.0.0.1", "-U", "0", "-u", "root"])
@@ -99,7 +99,10 @@ impl Server {
             .stderr(log.map_err(|e| format!("{}: {e}", dir.display()))?)
             .spawn()
             .map_err(|e| format!("{}: {e}", program.display()))?;
-        let server = Self { child, port };
+        let server = Self {
+            process: Process::new(child),
+            port,
+        };
         let deadline = Instant::now() + Duration::from_secs(20);
         while Connection::open(port).is_err() {
             if Instant::now() > deadline {
@@ -111,21 +114,8 @@ impl Server {
     }
 
     fn has_crashed(&mut self) -> Result<bool, String> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while Instant::now() < deadline {
-            if self.child.try_wait().map_err(|e| e.to_string())?.is_some() {
-                return Ok(true);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(false)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let ended = self.process.ends_within(Duration::from_secs(10))?;
+        Ok(ended.is_some())
     }
 }
 
@@ -224,7 +214,7 @@ fn expect(connection: &mut Connection, request: &str, lines: &[String]) -> Resul
 
 impl Service for Running {
     fn pids(&self) -> Vec<i32> {
-        vec![self.server.child.id() as i32]
+        vec![self.server.process.pid()]
     }
 
     fn exercise(&mut self) -> Result<(), String> {

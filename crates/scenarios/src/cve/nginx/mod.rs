@@ -9,12 +9,13 @@ mod rewrite;
 mod upstream;
 
 use super::net::{Connection, free_port};
+use super::process::Process;
 use super::{Case, Clients, Expected, Package, Row, Seen, Service, http};
 use crate::servers::certificate;
 use asked::Asked;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// See the module.
@@ -150,7 +151,7 @@ struct Ports {
 
 struct Running {
     fix: &'static Fix,
-    child: Child,
+    process: Process,
     dir: PathBuf,
     ports: Ports,
     asked: Asked,
@@ -191,7 +192,7 @@ impl Running {
             .map_err(|e| format!("{SERVER}: {e}"))?;
         let mut running = Self {
             fix,
-            child,
+            process: Process::new(child),
             dir: dir.to_owned(),
             ports,
             asked,
@@ -285,11 +286,7 @@ fn page(staying: &mut Option<(Connection, u32)>, port: u16) -> Result<(), String
 
 impl Service for Running {
     fn pids(&self) -> Vec<i32> {
-        let master = self.child.id() as i32;
-        let path = format!("/proc/{master}/task/{master}/children");
-        let workers = std::fs::read_to_string(path).unwrap_or_default();
-        let workers = workers.split(' ').filter_map(|pid| pid.parse().ok());
-        std::iter::once(master).chain(workers).collect()
+        self.process.with_children()
     }
 
     fn exercise(&mut self) -> Result<(), String> {
@@ -312,14 +309,6 @@ impl Service for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.clients = None;
-        let master = self.child.id() as i32;
-        crate::kill(master, libc::SIGTERM);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if Instant::now() > deadline {
-                crate::killpg(master, libc::SIGKILL);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.process.end_with_children();
     }
 }

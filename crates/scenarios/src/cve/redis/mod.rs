@@ -3,12 +3,13 @@
 mod fixes;
 mod resp;
 
+use super::net::free_port;
+use super::process::Process;
 use super::{Case, Clients, Expected, Package, Row, Seen, Service};
 use fixes::Fix;
 use resp::{Connection, expect, expect_words};
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// See the module.
@@ -65,18 +66,13 @@ struct Running {
 
 /// A redis-server. Ended by its pid when dropped.
 struct Server {
-    child: Child,
+    process: Process,
     port: u16,
     bus: u16,
     tls: u16,
 }
 
 /// A port that nobody uses.
-fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    listener.map(|a| a.port()).map_err(|e| e.to_string())
-}
-
 impl Server {
     fn start(tree: &Path, dir: &Path, settings: &[String]) -> Result<Self, String> {
         std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
@@ -98,7 +94,7 @@ impl Server {
             .spawn()
             .map_err(|e| format!("{}: {e}", program.display()))?;
         let server = Self {
-            child,
+            process: Process::new(child),
             port,
             bus,
             tls,
@@ -124,21 +120,8 @@ impl Server {
 
     /// Whether it has crashed, or does so within some seconds.
     fn has_crashed(&mut self) -> Result<bool, String> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < deadline {
-            if self.child.try_wait().map_err(|e| e.to_string())?.is_some() {
-                return Ok(true);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(false)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let ended = self.process.ends_within(Duration::from_secs(20))?;
+        Ok(ended.is_some())
     }
 }
 
@@ -197,7 +180,7 @@ fn requests(connection: &mut Connection, client: u32, round: u64) -> Result<(), 
 
 impl Service for Running {
     fn pids(&self) -> Vec<i32> {
-        vec![self.server.child.id() as i32]
+        vec![self.server.process.pid()]
     }
 
     fn exercise(&mut self) -> Result<(), String> {
